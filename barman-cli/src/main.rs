@@ -1,0 +1,2 @@
+//! barman
+fn main() {}

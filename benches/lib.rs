@@ -1,0 +1,1 @@
+//! Criterion benches of barman-core; see the files beside this one.

@@ -1,0 +1,1 @@
+//! Runnable examples of barman-core; see the files beside this one.
