@@ -1,0 +1,3 @@
+//! The testkit's own tests: a file a thing.
+
+mod cluster;
