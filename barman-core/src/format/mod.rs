@@ -1,1 +1,2 @@
 //! Room `format`.
+pub mod relfile;
