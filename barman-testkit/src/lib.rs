@@ -5,6 +5,7 @@
 //! | module | gives |
 //! |---|---|
 //! | [`pg`] | [`pg::Cluster`]: a throw-away PostgreSQL of majors 10 to 18, its restored twin, a standby, checks of its pages and indexes |
+//! | [`ssh`] | [`ssh::Sshd`]: a real OpenSSH server on loopback, with keys of its own |
 //! | [`os`] | the account the servers run as, temporary directories it can read, reserved TCP ports |
 //! | [`fetch`] | the cache of server binaries and its downloads (`cargo xtask setup`) |
 //!
@@ -33,10 +34,12 @@
     reason = "this crate drives real processes for tests: it is the outside world, with its clock, its environment and its files"
 )]
 
+mod daemon;
 pub mod error;
 pub mod fetch;
 pub mod os;
 pub mod pg;
+pub mod ssh;
 
 pub use error::{Error, Result};
 

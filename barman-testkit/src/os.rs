@@ -191,13 +191,33 @@ impl TestDir {
     /// # Errors
     /// When the directory cannot be created or handed over.
     pub fn new(prefix: &str) -> Result<TestDir> {
+        TestDir::below(&temp_parent(), prefix)
+    }
+
+    /// As [`TestDir::new`], but in memory (`/dev/shm`) where at least 4 GiB are free there and `BARMAN_TESTKIT_TMP` is not set.
+    ///
+    /// The data directories of new clusters live there: a copy of a template takes 0.1 s instead of up to 1 s on an ext4 that
+    /// has just deleted another one (its inode allocator avoids inodes deleted within the last seconds).
+    ///
+    /// # Errors
+    /// As [`TestDir::new`].
+    pub fn in_memory(prefix: &str) -> Result<TestDir> {
+        let shm = Utf8Path::new("/dev/shm");
+        let roomy =
+            rustix::fs::statvfs(shm.as_std_path()).is_ok_and(|fs| fs.f_bavail * fs.f_frsize >= 4 << 30);
+        if roomy && std::env::var_os("BARMAN_TESTKIT_TMP").is_none() {
+            return TestDir::below(shm, prefix);
+        }
+        TestDir::new(prefix)
+    }
+
+    fn below(parent: &Utf8Path, prefix: &str) -> Result<TestDir> {
         let account = Account::for_servers()?;
-        let parent = temp_parent();
         let holder = tempfile::Builder::new()
             .prefix(prefix)
             .rand_bytes(8)
-            .tempdir_in(&parent)
-            .context("create a directory in", &parent)?;
+            .tempdir_in(parent)
+            .context("create a directory in", parent)?;
         let path = Utf8PathBuf::from_path_buf(holder.path().to_path_buf()).map_err(|p| {
             Error::Unsupported(format!("the temporary directory {} is not UTF-8", p.display()))
         })?;

@@ -1,3 +1,4 @@
 //! The testkit's own tests: a file a thing.
 
 mod cluster;
+mod ssh;

@@ -139,7 +139,7 @@ impl Builder {
     pub fn start(self) -> Result<Cluster> {
         let install = source::installed(self.major)?;
         let account = Account::for_servers()?;
-        let dir = TestDir::new("btk-pg-")?;
+        let dir = TestDir::in_memory("btk-pg-")?;
         let pgdata = dir.path().join("data");
         template::make(&install, &account, &self.shape, &pgdata)?;
         write_file(&account, &pgdata.join("pg_hba.conf"), self.hba_text().as_bytes(), 0o600)?;

@@ -9,9 +9,9 @@ use camino::{Utf8Path, Utf8PathBuf};
 use rustix::process::Signal;
 
 use super::builder::{Builder, Restored};
-use super::process::{Postmaster, log_tail};
 use super::session::Session;
 use super::source::{self, Install};
+use crate::daemon::{Daemon, log_tail};
 use crate::error::{Error, IoContext, Result};
 use crate::os::{Account, Port, TestDir, run};
 
@@ -37,7 +37,7 @@ pub enum StopMode {
 pub struct Cluster {
     install: Install,
     account: Account,
-    postmaster: Option<Postmaster>,
+    postmaster: Option<Daemon>,
     pgdata: Utf8PathBuf,
     sockets: Utf8PathBuf,
     log: Utf8PathBuf,
@@ -119,7 +119,7 @@ impl Cluster {
             command.arg("-c").arg(format!("{key}={value}"));
         }
         command.envs(self.env.iter().map(|(key, value)| (key, value)));
-        self.postmaster = Some(Postmaster::spawn(&self.account, command, &self.log)?);
+        self.postmaster = Some(Daemon::spawn(&self.account, command, &self.log, self.dir.path())?);
         Ok(())
     }
 
@@ -221,7 +221,7 @@ impl Cluster {
         let begun = Instant::now();
         let mut pause = Duration::from_millis(4);
         loop {
-            if let Some(status) = self.postmaster.as_mut().and_then(Postmaster::ended) {
+            if let Some(status) = self.postmaster.as_mut().and_then(Daemon::ended) {
                 if let Some(mut ended) = self.postmaster.take() {
                     ended.wait(PATIENCE)?;
                 }
@@ -301,7 +301,7 @@ impl Cluster {
 
     /// The process id of the postmaster, when it was started.
     pub fn pid(&self) -> Option<u32> {
-        self.postmaster.as_ref().map(Postmaster::pid)
+        self.postmaster.as_ref().map(Daemon::pid)
     }
 
     /// A temporary directory next to the data directory, removed with the cluster; it belongs to the server's account.

@@ -22,7 +22,6 @@
 
 mod builder;
 mod cluster;
-mod process;
 mod session;
 mod source;
 mod template;

@@ -1,4 +1,4 @@
-//! One running postmaster: a child of the test process, and a guard that ends it when the test process dies.
+//! A running server (postmaster, sshd): a child of the test process, and a guard that ends it when the test process dies.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -12,17 +12,22 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::error::{Error, IoContext, Result};
 use crate::os::{Account, tail};
 
-/// A postmaster that runs, or ran until it was noticed to have ended.
+/// A server process that runs, or ran until it was noticed to have ended.
 #[derive(Debug)]
-pub(super) struct Postmaster {
+pub(crate) struct Daemon {
     child: Child,
     guard: Option<Child>,
     log: Utf8PathBuf,
 }
 
-impl Postmaster {
-    /// Starts the prepared command, with stdout and stderr appended to `log`.
-    pub(super) fn spawn(account: &Account, mut command: Command, log: &Utf8Path) -> Result<Postmaster> {
+impl Daemon {
+    /// Starts the prepared command, with stdout and stderr appended to `log`. `dir` is removed by the guard when the test process dies.
+    pub(crate) fn spawn(
+        account: &Account,
+        mut command: Command,
+        log: &Utf8Path,
+        dir: &Utf8Path,
+    ) -> Result<Daemon> {
         let file = OpenOptions::new().create(true).append(true).open(log).context("open", log)?;
         let again = file.try_clone().context("open", log)?;
         let program = command.get_program().to_string_lossy().into_owned();
@@ -33,20 +38,20 @@ impl Postmaster {
             .process_group(0)
             .spawn()
             .map_err(|source| Error::Spawn { program, source })?;
-        let guard = guard(account, child.id());
-        Ok(Postmaster { child, guard, log: log.to_owned() })
+        let guard = guard(account, child.id(), dir);
+        Ok(Daemon { child, guard, log: log.to_owned() })
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// The exit status, if it ended.
-    pub(super) fn ended(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
 
-    pub(super) fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         if let Some(pid) = Pid::from_raw(self.child.id() as i32) {
             // ESRCH: it ended in this moment, which the caller notices by waiting.
             let _ = kill_process(pid, signal);
@@ -54,7 +59,7 @@ impl Postmaster {
     }
 
     /// Waits until it ended.
-    pub(super) fn wait(&mut self, at_most: Duration) -> Result<ExitStatus> {
+    pub(crate) fn wait(&mut self, at_most: Duration) -> Result<ExitStatus> {
         let begun = Instant::now();
         let mut pause = Duration::from_millis(1);
         loop {
@@ -74,8 +79,8 @@ impl Postmaster {
         }
     }
 
-    /// Kills the postmaster and all its children with SIGKILL, as a power cut would, and waits until none is left.
-    pub(super) fn kill9(&mut self) -> Result<()> {
+    /// Kills the server and all its descendants with SIGKILL, as a power cut would, and waits until none is left.
+    pub(crate) fn kill9(&mut self) -> Result<()> {
         // Stopped first, so that it cannot start new children while they are counted.
         self.signal(Signal::STOP);
         let family = descendants(self.child.id());
@@ -111,11 +116,15 @@ impl Postmaster {
 }
 
 /// A shell that reads a line. When it gets one, all is well; when the pipe closes without one, the test process died
-/// (killed, aborted, timed out), and the orphaned server is ended.
-fn guard(account: &Account, pid: u32) -> Option<Child> {
+/// (killed, aborted, timed out), and the orphaned server is ended and its temporary directory removed.
+fn guard(account: &Account, pid: u32, dir: &Utf8Path) -> Option<Child> {
+    let keep = std::env::var_os("BARMAN_TESTKIT_KEEP").is_some();
+    let script = "read -r line && exit 0; kill -QUIT \"$1\" 2>/dev/null; \
+                  n=0; while kill -0 \"$1\" 2>/dev/null && [ $n -lt 100 ]; do sleep 0.1; n=$((n + 1)); done; \
+                  [ -n \"$3\" ] || rm -rf \"$2\"";
     account
         .command("/bin/sh")
-        .args(["-c", "read -r line || kill -QUIT \"$1\" 2>/dev/null", "guard", &pid.to_string()])
+        .args(["-c", script, "guard", &pid.to_string(), dir.as_str(), if keep { "keep" } else { "" }])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -153,7 +162,7 @@ fn descendants(root: u32) -> Vec<u32> {
 }
 
 /// The last lines of a log file, or a remark that it cannot be read.
-pub(super) fn log_tail(log: &Utf8Path, lines: usize) -> String {
+pub(crate) fn log_tail(log: &Utf8Path, lines: usize) -> String {
     match fs::read(log) {
         Ok(bytes) => tail(&String::from_utf8_lossy(&bytes), lines),
         Err(error) => format!("({log} cannot be read: {error})"),
