@@ -1,1 +1,3 @@
+//! Behaviour of the library, a module each.
 
+mod config_ini;

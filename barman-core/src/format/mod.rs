@@ -1,2 +1,3 @@
 //! Room `format`.
+pub mod ini;
 pub mod relfile;
