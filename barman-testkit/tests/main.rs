@@ -1,4 +1,6 @@
 //! The testkit's own tests: a file a thing.
 
+#![allow(clippy::disallowed_methods, reason = "tests of the outside world")]
+
 mod cluster;
 mod ssh;

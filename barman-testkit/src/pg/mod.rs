@@ -24,9 +24,12 @@ mod builder;
 mod cluster;
 mod session;
 mod source;
+mod standby;
 mod template;
+mod verify;
 
 pub use builder::{Archive, Builder, Restored, Wait};
 pub use cluster::{Cluster, StopMode};
 pub use session::{Answer, Session};
 pub use source::{Install, MAJORS, Origin, available, ensure, find, require, tool, tools};
+pub use verify::{Verified, verify_cluster};
