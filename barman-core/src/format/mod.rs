@@ -1,3 +1,5 @@
 //! Room `format`.
+
 pub mod ini;
+pub mod pyliteral;
 pub mod relfile;
