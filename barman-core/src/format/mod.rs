@@ -3,3 +3,4 @@
 pub mod ini;
 pub mod pyliteral;
 pub mod relfile;
+pub mod timestamp;
