@@ -1,5 +1,6 @@
 //! Room `format`.
 
+pub mod backup_info;
 pub mod ini;
 pub mod pyliteral;
 pub mod relfile;
