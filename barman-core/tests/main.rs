@@ -1,3 +1,5 @@
 //! Behaviour of the library, a module each.
 
 mod config_ini;
+
+mod crash;

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`pg`] | [`pg::Cluster`]: a throw-away PostgreSQL of majors 10 to 18, its restored twin, a standby, checks of its pages and indexes |
 //! | [`ssh`] | [`ssh::Sshd`]: a real OpenSSH server on loopback, with keys of its own |
+//! | [`crash_disk`] | [`crash_disk::CrashDisk`]: a disk in memory that loses what was not fsynced, and the loop over every moment of a crash |
 //! | [`os`] | the account the servers run as, temporary directories it can read, reserved TCP ports |
 //! | [`fetch`] | the cache of server binaries and its downloads (`cargo xtask setup`) |
 //!
@@ -35,6 +36,7 @@
 )]
 
 mod daemon;
+pub mod crash_disk;
 pub mod error;
 pub mod fetch;
 pub mod os;
