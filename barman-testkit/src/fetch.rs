@@ -209,3 +209,57 @@ pub fn retry<T>(times: u32, mut action: impl FnMut() -> Result<T>) -> Result<T> 
         attempt += 1;
     }
 }
+
+/// The version of Barman that is the oracle of compatibility tests.
+pub const BARMAN_VERSION: &str = "3.19.1";
+
+/// Makes the virtual environment with Barman in the cache, unless it is there. Returns whether it was made.
+///
+/// A virtual environment holds absolute paths, so it is made in its final place; a marker file tells that it is whole.
+///
+/// # Errors
+/// When there is no Python with the venv module, or the download fails for good.
+pub fn barman_venv() -> Result<bool> {
+    let name = barman_venv_name();
+    if cached(&format!("{name}/.complete")).is_some() {
+        return Ok(false);
+    }
+    // The system's Python first: one below a home directory may be closed to the account of the servers.
+    let python =
+        Some(Utf8PathBuf::from("/usr/bin/python3")).filter(|path| path.exists()).or_else(|| which("python3"));
+    let python = python.ok_or_else(|| Error::Missing {
+        what: "python3".into(),
+        hint: "it is needed to run Barman, the oracle".into(),
+    })?;
+    let cache = cache()?;
+    let _lock = lock(&cache, &name)?;
+    let venv = cache.join(&name);
+    let marker = venv.join(".complete");
+    if marker.exists() {
+        return Ok(false);
+    }
+    retry(3, || {
+        if venv.exists() {
+            fs::remove_dir_all(&venv).context("remove", &venv)?;
+        }
+        run(Command::new(&python).args(["-m", "venv", venv.as_str()]))?;
+        run(Command::new(venv.join("bin/python")).args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            &format!("barman=={BARMAN_VERSION}"),
+            "psycopg2-binary",
+            "argcomplete",
+            "python-dateutil",
+        ]))
+    })?;
+    run(Command::new("chmod").args(["-R", "a+rX", venv.as_str()]))?;
+    File::create(&marker).context("create", &marker)?;
+    Ok(true)
+}
+
+/// The name of the virtual environment in the cache.
+pub(crate) fn barman_venv_name() -> String {
+    format!("barman-{BARMAN_VERSION}")
+}
