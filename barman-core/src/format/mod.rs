@@ -1,4 +1,5 @@
-//! Room `format`.
+//! Every byte and text format this program reads or writes, as pure functions between bytes and
+//! [`crate::model`] values.
 
 pub mod backup_info;
 pub mod ini;
@@ -8,4 +9,5 @@ pub mod relfile;
 pub mod size;
 pub mod text;
 pub mod timestamp;
+pub mod wal_page;
 pub mod xlogdb;
