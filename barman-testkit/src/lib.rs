@@ -7,6 +7,9 @@
 //! | [`pg`] | [`pg::Cluster`]: a throw-away PostgreSQL of majors 10 to 18, its restored twin, a standby, checks of its pages and indexes |
 //! | [`ssh`] | [`ssh::Sshd`]: a real OpenSSH server on loopback, with keys of its own |
 //! | [`crash_disk`] | [`crash_disk::CrashDisk`]: a disk in memory that loses what was not fsynced, and the loop over every moment of a crash |
+//! | [`world`] | [`world::World`]: a temporary home and configuration, and the `barman` command in it |
+//! | [`oracle`] | the original Barman as a black box |
+//! | [`clock`] | [`clock::StepClock`]: time that moves only when told |
 //! | [`os`] | the account the servers run as, temporary directories it can read, reserved TCP ports |
 //! | [`fetch`] | the cache of server binaries and its downloads (`cargo xtask setup`) |
 //!
@@ -35,13 +38,16 @@
     reason = "this crate drives real processes for tests: it is the outside world, with its clock, its environment and its files"
 )]
 
+pub mod clock;
 mod daemon;
 pub mod crash_disk;
 pub mod error;
 pub mod fetch;
+pub mod oracle;
 pub mod os;
 pub mod pg;
 pub mod ssh;
+pub mod world;
 
 pub use error::{Error, Result};
 

@@ -341,7 +341,7 @@ pub fn output(command: &mut Command) -> Result<Output> {
 }
 
 /// A command as one line.
-fn show(command: &Command) -> String {
+pub(crate) fn show(command: &Command) -> String {
     let mut line = command.get_program().to_string_lossy().into_owned();
     for argument in command.get_args() {
         line.push(' ');
