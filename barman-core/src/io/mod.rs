@@ -1,13 +1,16 @@
 //! The file system and everything that must not lose data on it: the door ([`Disk`]), the only functions that create,
 //! rename and fsync ([`durable`]), locks, digests, free space and walks. Nothing in here knows what a backup is.
 
+pub mod digest;
 mod disk;
 pub mod durable;
 mod error;
+mod lock;
 mod real;
 
 pub use disk::{DirItem, Disk, DiskFile, FileKind, SourceFile, Space, Stat};
 pub use error::{IoContext, IoError, IoErrorKind};
+pub use lock::{Holder, LockError, LockGuard, LockName, Locks};
 pub use real::RealDisk;
 
 #[cfg(test)]
