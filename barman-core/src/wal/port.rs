@@ -164,7 +164,9 @@ pub enum WalError {
         reason: String,
     },
     /// The index has a line that cannot be read.
-    #[error("The WAL index {path} cannot be read at line {line}: {reason}; 'barman rebuild-xlogdb' makes it anew")]
+    #[error(
+        "The WAL index {path} cannot be read at line {line}: {reason}; 'barman rebuild-xlogdb' makes it anew"
+    )]
     Index {
         /// The index.
         path: Utf8PathBuf,
@@ -194,7 +196,7 @@ pub enum WalError {
         path: Utf8PathBuf,
         /// Why.
         #[source]
-        source: crate::codec::CodecError,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A lock cannot be taken.
     #[error(transparent)]
