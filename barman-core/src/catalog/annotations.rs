@@ -10,9 +10,10 @@ pub(super) fn read(shared: &Shared, id: &BackupId) -> Result<Option<Keep>, Catal
         match shared.disk.read_text(&path) {
             Ok(text) => {
                 let keep = text.trim().parse();
-                return keep
-                    .map(Some)
-                    .map_err(|e: crate::model::ParseError| CatalogError::Corrupt { path, reason: e.to_string() });
+                return keep.map(Some).map_err(|e: crate::model::ParseError| CatalogError::Corrupt {
+                    path,
+                    reason: e.to_string(),
+                });
             }
             Err(e) if e.is_not_found() => {}
             Err(e) => return Err(e.into()),

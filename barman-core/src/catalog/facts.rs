@@ -51,10 +51,7 @@ impl Names {
     /// The highest id in use. An id whose digits are no date was not given by a clock and says nothing about the next.
     fn highest(&self) -> Option<BackupId> {
         let all = [&self.infos, &self.bases, &self.marked, &self.others];
-        all.into_iter()
-            .filter_map(|set| set.iter().rfind(|id| id.local_time().is_some()))
-            .max()
-            .copied()
+        all.into_iter().filter_map(|set| set.iter().rfind(|id| id.local_time().is_some())).max().copied()
     }
 }
 

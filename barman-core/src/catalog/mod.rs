@@ -16,6 +16,6 @@ mod walk;
 pub use layout::CatalogPaths;
 pub use local::LocalCatalog;
 pub use port::{
-    BackupReader, BackupSpace, Catalog, CatalogError, DirSpec, Draft, FileProof, FileSink, FileSpec, Lease, Purpose,
-    Removed, Reused, Root, SpaceReport,
+    BackupReader, BackupSpace, Catalog, CatalogError, DirSpec, Draft, FileProof, FileSink, FileSpec, Lease,
+    Purpose, Removed, Reused, Root, SpaceReport,
 };

@@ -164,7 +164,9 @@ pub(super) fn read(mut from: impl BufRead) -> Result<NativeManifest, ManifestErr
             line.clear();
             return match from.read_until(b'\n', &mut line)? {
                 0 => Ok(manifest),
-                _ => Err(ManifestError::Syntax { line: lines + 1, reason: "it follows the last line".into() }),
+                _ => {
+                    Err(ManifestError::Syntax { line: lines + 1, reason: "it follows the last line".into() })
+                }
             };
         } else {
             return Err(syntax("it is neither a row nor the last line"));
@@ -254,7 +256,16 @@ mod tests {
     fn any_file() -> impl Strategy<Value = FileProof> {
         let root = prop_oneof![Just(Root::Data), any::<u32>().prop_map(|o| Root::Tablespace(Oid(o)))];
         let path = "[a-z \\\\\n/é]{0,12}";
-        (root, path, any::<u64>(), any::<i64>(), 0u32..1_000_000_000, 0u32..0o10000, any::<u32>(), any::<Option<[u8; 32]>>())
+        (
+            root,
+            path,
+            any::<u64>(),
+            any::<i64>(),
+            0u32..1_000_000_000,
+            0u32..0o10000,
+            any::<u32>(),
+            any::<Option<[u8; 32]>>(),
+        )
             .prop_map(|(root, path, size, seconds, nanos, mode, crc32c, sha256)| FileProof {
                 root,
                 path: path.into(),

@@ -125,7 +125,13 @@ pub trait BackupSpace: Send + Sync {
     fn file(&self, spec: FileSpec) -> Result<Box<dyn FileSink>, CatalogError>;
     /// Takes the same file from another available backup, by hard link (`link`) or by copy. A link that cannot be made
     /// becomes a copy. The content is *not* compared: the caller has proof that it is equal.
-    fn reuse(&self, spec: FileSpec, proof: &FileProof, from: &BackupId, link: bool) -> Result<Reused, CatalogError>;
+    fn reuse(
+        &self,
+        spec: FileSpec,
+        proof: &FileProof,
+        from: &BackupId,
+        link: bool,
+    ) -> Result<Reused, CatalogError>;
     /// What the parent (or an interrupted attempt) is proven to hold: the rows of its full manifest, by tree and path.
     /// `None` when that backup has no full manifest.
     fn proofs_of(&self, id: &BackupId) -> Result<Option<Vec<FileProof>>, CatalogError>;

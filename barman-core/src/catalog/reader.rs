@@ -24,8 +24,8 @@ pub(super) struct LocalReader {
 impl LocalReader {
     pub(super) fn open(shared: Arc<Shared>, info: BackupInfo) -> Result<Self, CatalogError> {
         let data = shared.paths.tree(&info.id, Root::Data);
-        let first_layout = !shared.disk.exists(&data)?
-            && shared.disk.exists(&shared.paths.base(&info.id).join("pgdata"))?;
+        let first_layout =
+            !shared.disk.exists(&data)? && shared.disk.exists(&shared.paths.base(&info.id).join("pgdata"))?;
         Ok(Self { shared, info, first_layout })
     }
 
@@ -34,7 +34,8 @@ impl LocalReader {
         if stays_below(path) {
             return Ok(tree.join(path));
         }
-        let reason = std::io::Error::new(std::io::ErrorKind::InvalidInput, "the path does not stay in its tree");
+        let reason =
+            std::io::Error::new(std::io::ErrorKind::InvalidInput, "the path does not stay in its tree");
         Err(IoError::new("open", tree.join(path), reason).into())
     }
 }
@@ -67,7 +68,13 @@ impl BackupReader for LocalReader {
                 FileKind::Other => EntryKind::Other,
             };
             let size = if stat.is_file() { stat.size } else { 0 };
-            entries.push(Entry { path: found.path.to_owned(), kind, size, mtime: stat.mtime, mode: stat.mode });
+            entries.push(Entry {
+                path: found.path.to_owned(),
+                kind,
+                size,
+                mtime: stat.mtime,
+                mode: stat.mode,
+            });
             Ok(())
         })?;
         Ok(entries)

@@ -9,7 +9,10 @@ use super::{CatalogError, FileProof};
 use crate::io::Disk;
 
 /// The rows of the files in the manifest of this sidecar directory, `None` when there is none.
-pub(super) fn read_proofs(disk: &dyn Disk, sidecar: &Utf8Path) -> Result<Option<Vec<FileProof>>, CatalogError> {
+pub(super) fn read_proofs(
+    disk: &dyn Disk,
+    sidecar: &Utf8Path,
+) -> Result<Option<Vec<FileProof>>, CatalogError> {
     let path = sidecar.join(MANIFEST);
     let file = match disk.open_read(&path) {
         Err(e) if e.is_not_found() => return Ok(None),

@@ -11,9 +11,7 @@ use super::local::Shared;
 use super::native_manifest::{MANIFEST, ManifestWriter};
 use super::sidecar::read_proofs;
 use super::walk::{Found, empty, walk};
-use super::{
-    BackupSpace, CatalogError, DirSpec, FileProof, FileSink, FileSpec, Reused, Root, SpaceReport,
-};
+use super::{BackupSpace, CatalogError, DirSpec, FileProof, FileSink, FileSpec, Reused, Root, SpaceReport};
 use crate::ctx::Ctx;
 use crate::io::{Disk, DiskFile, IoContext, IoError, durable};
 use crate::model::BackupId;
@@ -72,7 +70,13 @@ impl LocalSpace {
         }
     }
 
-    fn copy(&self, spec: FileSpec, proof: &FileProof, source: &Utf8Path, full: Utf8PathBuf) -> Result<(), CatalogError> {
+    fn copy(
+        &self,
+        spec: FileSpec,
+        proof: &FileProof,
+        source: &Utf8Path,
+        full: Utf8PathBuf,
+    ) -> Result<(), CatalogError> {
         let mut from = self.disk().open_read(source)?;
         let mut sink = self.sink(spec, full)?;
         let mut chunk = vec![0; COPY_CHUNK.min(usize::try_from(proof.size).unwrap_or(COPY_CHUNK).max(1))];
@@ -119,7 +123,11 @@ impl LocalSpace {
                         return Ok(self.disk().unlink(found.full)?);
                     }
                     Some(size) if size != found.stat.size => {
-                        return Err(corrupt(found.full, format!("{size} bytes"), format!("{}", found.stat.size)));
+                        return Err(corrupt(
+                            found.full,
+                            format!("{size} bytes"),
+                            format!("{}", found.stat.size),
+                        ));
                     }
                     Some(_) => {}
                 }
@@ -237,8 +245,13 @@ impl BackupSpace for LocalSpace {
             return Err(leaves(&dir, path).into());
         }
         self.disk().mkdir_all(&dir, 0o777)?;
-        let spec =
-            FileSpec { root: Root::Data, path: path.to_owned(), mode: 0o644, mtime: Default::default(), size: 0 };
+        let spec = FileSpec {
+            root: Root::Data,
+            path: path.to_owned(),
+            mode: 0o644,
+            mtime: Default::default(),
+            size: 0,
+        };
         let full = dir.join(name);
         Ok(Box::new(SidecarSink(self.sink(spec, full)?)))
     }
@@ -297,7 +310,8 @@ fn write_manifest(
     proofs: &[FileProof],
 ) -> Result<(), CatalogError> {
     let file = durable::create_tmp(disk, path)?;
-    let mut writer = ManifestWriter::new(io::BufWriter::with_capacity(GATHER, file)).context("write", path)?;
+    let mut writer =
+        ManifestWriter::new(io::BufWriter::with_capacity(GATHER, file)).context("write", path)?;
     for dir in dirs {
         writer.dir(dir).context("write", path)?;
     }
