@@ -9,5 +9,7 @@ pub mod relfile;
 pub mod size;
 pub mod text;
 pub mod timestamp;
+pub mod control;
+pub mod page;
 pub mod wal_page;
 pub mod xlogdb;
