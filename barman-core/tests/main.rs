@@ -2,4 +2,5 @@
 
 mod config_ini;
 
+mod catalog;
 mod crash;
