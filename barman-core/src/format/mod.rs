@@ -2,10 +2,13 @@
 //! [`crate::model`] values.
 
 pub mod backup_info;
+pub mod conninfo;
 pub mod ini;
 pub mod interval;
+pub mod pgpass;
 pub mod pyliteral;
 pub mod relfile;
+pub mod service;
 pub mod size;
 pub mod text;
 pub mod timestamp;
