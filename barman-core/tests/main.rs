@@ -4,3 +4,4 @@ mod config_ini;
 
 mod catalog;
 mod crash;
+mod pg;
