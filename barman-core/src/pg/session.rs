@@ -28,6 +28,7 @@ pub struct Session {
     cancel: Cancel,
     limit: Option<Duration>,
     version: PgVersion,
+    replication: bool,
 }
 
 impl Session {
@@ -45,7 +46,8 @@ impl Session {
             .parameter("server_version")
             .and_then(version_number)
             .ok_or_else(|| PgError::answer("the server did not report a version that can be read"))?;
-        Ok(Self { connection, runtime, cancel: cancel.clone(), limit: None, version })
+        let replication = connection.replication;
+        Ok(Self { connection, runtime, cancel: cancel.clone(), limit: None, version, replication })
     }
 
     /// Connects for physical replication: the settings with `replication=true` and, as Barman does,
@@ -115,7 +117,8 @@ impl Session {
     /// # Errors
     /// When it does not.
     pub fn ping(&mut self) -> Result<(), PgError> {
-        self.query("SELECT 1").map(drop)
+        // A physical replication connection takes no SQL.
+        self.query(if self.replication { "IDENTIFY_SYSTEM" } else { "SELECT 1" }).map(drop)
     }
 
     /// Says goodbye and closes.

@@ -40,6 +40,7 @@ impl Connection {
         self.authenticate(credentials).await?;
         self.greeting().await?;
         self.logged_in = true;
+        self.replication = settings.replication;
         Ok(())
     }
 

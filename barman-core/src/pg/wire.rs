@@ -40,6 +40,7 @@ pub struct Connection {
     notices: VecDeque<ServerError>,
     pub(super) warnings: Vec<String>,
     pub(super) logged_in: bool,
+    pub(super) replication: bool,
     pub(super) key: Option<(i32, i32)>,
     broken: bool,
 }
@@ -55,6 +56,7 @@ impl Connection {
             notices: VecDeque::new(),
             warnings: Vec::new(),
             logged_in: false,
+            replication: false,
             key: None,
             broken: false,
         }

@@ -2,13 +2,13 @@
 
 use barman_core::pg::PgError;
 use barman_testkit::pg::Cluster;
-use barman_testkit::pg::source::{MAJORS, require};
+use barman_testkit::pg::{MAJORS, require};
 
 use super::{connect, scalar};
 
 #[test]
 fn start_and_stop_on_all_majors() {
-    for &major in MAJORS {
+    for major in MAJORS {
         if require(major).is_none() {
             continue;
         }
@@ -50,7 +50,7 @@ fn a_standby_can_be_backed_up_and_its_promotion_is_noticed() {
             continue;
         }
         let primary = Cluster::builder(major).start().unwrap();
-        let mut standby = primary.standby().unwrap();
+        let mut standby = Cluster::standby_of(&primary).unwrap();
         let mut session = connect(&standby.conninfo()).unwrap();
         assert!(session.is_in_recovery().unwrap());
         assert!(matches!(session.switch_wal(), Err(PgError::Unsupported { .. })));

@@ -38,7 +38,7 @@ fn tcp(cluster: &Cluster, rest: &str) -> String {
 #[test]
 fn every_method_takes_the_right_password_and_refuses_the_wrong_one() {
     for major in [10, 15, 18] {
-        if barman_testkit::pg::source::require(major).is_none() {
+        if barman_testkit::pg::require(major).is_none() {
             continue;
         }
         let cluster = server(major);
@@ -154,7 +154,7 @@ fn service_files_and_variables() {
 #[test]
 fn the_peer_of_a_socket() {
     let cluster = server(15);
-    let owner = cluster.account().name();
+    let owner = &cluster.account().name;
     connect(&format!("{} requirepeer={owner}", cluster.conninfo())).unwrap();
     let error = connect(&format!("{} requirepeer=somebody_else", cluster.conninfo())).unwrap_err();
     assert!(error.to_string().contains("requirepeer specifies \"somebody_else\""), "{error}");

@@ -66,7 +66,7 @@ fn the_next_host_is_tried_unless_the_login_is_refused() {
 #[test]
 fn target_session_attrs() {
     let primary = Cluster::builder(15).start().unwrap();
-    let standby = primary.standby().unwrap();
+    let standby = Cluster::standby_of(&primary).unwrap();
     let both = format!(
         "host={},{} port={},{} user=postgres dbname=postgres",
         standby.socket_dir(),
