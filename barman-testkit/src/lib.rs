@@ -10,6 +10,7 @@
 //! | [`world`] | [`world::World`]: a temporary home and configuration, and the `barman` command in it |
 //! | [`oracle`] | the original Barman as a black box |
 //! | [`clock`] | [`clock::StepClock`]: time that moves only when told |
+//! | [`fake_pg`] | [`fake_pg::FakePg`]: a scripted PostgreSQL that cuts, delays, refuses, and fails on what it does not expect |
 //! | [`os`] | the account the servers run as, temporary directories it can read, reserved TCP ports |
 //! | [`fetch`] | the cache of server binaries and its downloads (`cargo xtask setup`) |
 //!
@@ -42,6 +43,7 @@ pub mod clock;
 mod daemon;
 pub mod crash_disk;
 pub mod error;
+pub mod fake_pg;
 pub mod fetch;
 pub mod oracle;
 pub mod os;

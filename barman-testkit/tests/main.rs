@@ -3,5 +3,6 @@
 #![allow(clippy::disallowed_methods, reason = "tests of the outside world")]
 
 mod cluster;
+mod fake_pg;
 mod ssh;
 mod world;
