@@ -2,6 +2,5 @@
 
 mod config_ini;
 
-mod catalog;
 mod crash;
 mod pg;

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use super::pyliteral::repr_str;
+
 /// Where a value was written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Source {
@@ -20,7 +22,7 @@ pub struct Source {
 #[non_exhaustive]
 pub enum IniError {
     /// A line with content stands before the first `[section]`.
-    #[error("File contains no section headers.\nfile: {}, line: {line}\n{}", quoted(.file), quoted(.text))]
+    #[error("File contains no section headers.\nfile: {}, line: {line}\n{}", repr_str(.file), repr_str(.text))]
     NoSectionHeader {
         /// The file.
         file: String,
@@ -30,7 +32,7 @@ pub enum IniError {
         text: String,
     },
     /// Lines that are neither a section header nor `key = value`; all of them are named at once.
-    #[error("Source contains parsing errors: {}{}", quoted(.file), bad_lines(.lines))]
+    #[error("Source contains parsing errors: {}{}", repr_str(.file), bad_lines(.lines))]
     BadLines {
         /// The file.
         file: String,
@@ -40,7 +42,7 @@ pub enum IniError {
     /// `%(key)s` names a key that the section does not have.
     #[error(
         "Bad value substitution: option {} in section {} contains an interpolation key {} which is not a valid option name. Raw value: {}",
-        quoted(.option), quoted(.section), quoted(.key), quoted(.raw)
+        repr_str(.option), repr_str(.section), repr_str(.key), repr_str(.raw)
     )]
     UnknownReference {
         /// The option whose value is at fault.
@@ -53,13 +55,13 @@ pub enum IniError {
         raw: String,
     },
     /// A `%` that is followed by neither `%` nor `(`.
-    #[error("'%' must be followed by '%' or '(', found: {}", quoted(.rest))]
+    #[error("'%' must be followed by '%' or '(', found: {}", repr_str(.rest))]
     StrayPercent {
         /// The value from the sign on.
         rest: String,
     },
     /// `%(` without `)s`.
-    #[error("bad interpolation variable reference {}", quoted(.rest))]
+    #[error("bad interpolation variable reference {}", repr_str(.rest))]
     BadReference {
         /// The value from the sign on.
         rest: String,
@@ -67,7 +69,7 @@ pub enum IniError {
     /// References that lead to each other, or a chain of more than ten.
     #[error(
         "Recursion limit exceeded in value substitution: option {} in section {} contains an interpolation key which cannot be substituted in 10 steps. Raw value: {}",
-        quoted(.option), quoted(.section), quoted(.raw)
+        repr_str(.option), repr_str(.section), repr_str(.raw)
     )]
     TooDeep {
         /// The option whose value is at fault.
@@ -78,7 +80,7 @@ pub enum IniError {
         raw: String,
     },
     /// After the first pass a lone `%` is left: it was written `%%` where Barman's second pass needs `%%%%`.
-    #[error("invalid interpolation syntax in {} at position {position}", quoted(.value))]
+    #[error("invalid interpolation syntax in {} at position {position}", repr_str(.value))]
     LonePercent {
         /// The value after the first pass.
         value: String,
@@ -88,37 +90,7 @@ pub enum IniError {
 }
 
 fn bad_lines(lines: &[(usize, String)]) -> String {
-    lines.iter().map(|(number, line)| format!("\n\t[line {number:>2}]: {}", quoted(line))).collect()
-}
-
-/// A text in Python's quotes (`repr`): single ones unless the text has a single and no double quote.
-pub fn quoted(text: &str) -> String {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push(quote);
-    for c in text.chars() {
-        match c {
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c if c == quote => out.extend(['\\', c]),
-            c if (c as u32) < 0x20 || (0x7f..0xa1).contains(&(c as u32)) || c as u32 == 0xad => {
-                out.push_str(&format!("\\x{:02x}", c as u32));
-            }
-            c if unprintable(c) => out.push_str(&format!("\\u{:04x}", c as u32)),
-            c => out.push(c),
-        }
-    }
-    out.push(quote);
-    out
-}
-
-/// Blanks and format characters above Latin-1 that Python escapes; rarer ones (other scripts' signs, private use
-/// beyond the basic plane) are left as they are.
-fn unprintable(c: char) -> bool {
-    matches!(c, '\u{1680}' | '\u{180e}' | '\u{2000}'..='\u{200f}' | '\u{2028}'..='\u{202f}'
-        | '\u{205f}'..='\u{206f}' | '\u{3000}' | '\u{e000}'..='\u{f8ff}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}')
+    lines.iter().map(|(number, line)| format!("\n\t[line {number:>2}]: {}", repr_str(line))).collect()
 }
 
 /// White space in Python's sense: Unicode's, and the four separators 1C to 1F.

@@ -12,7 +12,5 @@ pub mod service;
 pub mod size;
 pub mod text;
 pub mod timestamp;
-pub mod control;
-pub mod page;
 pub mod wal_page;
 pub mod xlogdb;
