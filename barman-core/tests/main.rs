@@ -2,5 +2,6 @@
 
 mod config_ini;
 
+mod catalog;
 mod crash;
 mod pg;

@@ -12,5 +12,7 @@ pub mod service;
 pub mod size;
 pub mod text;
 pub mod timestamp;
+pub mod control;
+pub mod page;
 pub mod wal_page;
 pub mod xlogdb;

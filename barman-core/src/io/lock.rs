@@ -43,6 +43,8 @@ pub enum LockName {
     WalSync(ServerName),
     /// Reading or writing the index of the archive: `.S-xlogdb.lock`.
     XlogDb(ServerName),
+    /// Changing facts of backups, for the time of one change: `.S-native-catalog.lock`. Not one of Barman's.
+    Catalog(ServerName),
     /// Changing configuration files: `.config-update.lock`.
     ConfigUpdate,
 }
@@ -59,6 +61,7 @@ impl LockName {
             Self::WalReceive(server) => format!(".{server}-receive-wal.lock"),
             Self::WalSync(server) => format!(".{server}-sync-wal.lock"),
             Self::XlogDb(server) => format!(".{server}-xlogdb.lock"),
+            Self::Catalog(server) => format!(".{server}-native-catalog.lock"),
             Self::ConfigUpdate => ".config-update.lock".to_owned(),
         }
     }
@@ -75,6 +78,7 @@ impl LockName {
             "receive-wal" => Self::WalReceive(server),
             "sync-wal" => Self::WalSync(server),
             "xlogdb" => Self::XlogDb(server),
+            "native-catalog" => Self::Catalog(server),
             other => match other.strip_suffix("-sync-backup") {
                 Some(id) => Self::BackupSync(server, id.parse().ok()?),
                 None => Self::BackupId(server, other.parse().ok()?),
@@ -224,6 +228,12 @@ impl Locks {
         self.lock_within(name, why, LOOK_AGAIN, ctx)
     }
 
+    /// Takes a lock together with others who take it so: nobody gets it alone meanwhile. The file tells of the last who
+    /// came. (A look at a lock that is only shared, [`Self::holder`], finds it free.)
+    pub fn share(&self, name: &LockName, why: &str, ctx: &Ctx<'_>) -> Result<LockGuard, LockError> {
+        self.lock_as(name, why, LOOK_AGAIN, FlockOperation::NonBlockingLockShared, ctx)
+    }
+
     /// Takes a lock, waiting for it at most this long.
     pub fn lock_within(
         &self,
@@ -232,11 +242,22 @@ impl Locks {
         timeout: Duration,
         ctx: &Ctx<'_>,
     ) -> Result<LockGuard, LockError> {
+        self.lock_as(name, why, timeout, FlockOperation::NonBlockingLockExclusive, ctx)
+    }
+
+    fn lock_as(
+        &self,
+        name: &LockName,
+        why: &str,
+        timeout: Duration,
+        how: FlockOperation,
+        ctx: &Ctx<'_>,
+    ) -> Result<LockGuard, LockError> {
         let path = self.path(name);
         let start = ctx.clock.monotonic();
         let mut wait = LOOK_AGAIN;
         loop {
-            match take(&path, true)? {
+            match take(&path, Some(how))? {
                 Taken::Yes(file) => {
                     let holder = Holder {
                         pid: Some(std::process::id()),
@@ -255,7 +276,7 @@ impl Locks {
                     ctx.clock.pause(wait.min(timeout.saturating_sub(waited)), ctx.cancel)?;
                     wait = (wait * 2).min(Duration::from_millis(500));
                 }
-                // Only `take(_, false)` answers so.
+                // Only a look answers so.
                 Taken::Absent => {}
             }
         }
@@ -263,7 +284,7 @@ impl Locks {
 
     /// Who holds a lock now; None when it is free.
     pub fn holder(&self, name: &LockName) -> Result<Option<Holder>, IoError> {
-        match take(&self.path(name), false)? {
+        match take(&self.path(name), None)? {
             Taken::Busy(file) => Ok(Some(read_holder(&file))),
             Taken::Yes(_) | Taken::Absent => Ok(None),
         }
@@ -325,14 +346,11 @@ fn open(path: &Utf8Path, create: bool) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(create).mode(0o600).custom_flags(flags).open(path)
 }
 
-/// Tries the flock: exclusively and creating the file in order to hold it, shared and only if the file is there in order
-/// to look. Two that look do not see each other.
-fn take(path: &Utf8Path, to_hold: bool) -> Result<Taken, IoError> {
-    let how = if to_hold {
-        FlockOperation::NonBlockingLockExclusive
-    } else {
-        FlockOperation::NonBlockingLockShared
-    };
+/// Tries the flock: creating the file in order to hold it (`hold` says how), shared and only if the file is there in
+/// order to look. Two that look do not see each other.
+fn take(path: &Utf8Path, hold: Option<FlockOperation>) -> Result<Taken, IoError> {
+    let to_hold = hold.is_some();
+    let how = hold.unwrap_or(FlockOperation::NonBlockingLockShared);
     loop {
         let file = match open(path, to_hold) {
             Err(e) if !to_hold && e.kind() == io::ErrorKind::NotFound => return Ok(Taken::Absent),
@@ -446,6 +464,7 @@ mod tests {
             (LockName::WalReceive(server.clone()), ".a-receive-wal.lock"),
             (LockName::WalSync(server.clone()), ".a-sync-wal.lock"),
             (LockName::XlogDb(server.clone()), ".a-xlogdb.lock"),
+            (LockName::Catalog(server.clone()), ".a-native-catalog.lock"),
         ] {
             assert_eq!(name.file_name(), file);
             assert_eq!(LockName::of_server(file, &server), Some(name));
@@ -477,6 +496,21 @@ mod tests {
         assert!(!two.is_held(&backup()).unwrap());
         assert!(two.path(&backup()).exists(), "the file stays");
         drop(two.try_lock(&backup(), "a deletion", &world.ctx()).unwrap());
+    }
+
+    #[test]
+    fn a_shared_lock_has_many_holders_and_keeps_the_one_out() {
+        let world = World::new();
+        let (one, two) = (world.locks("barman recover main"), world.locks("barman delete main"));
+        let first = one.share(&backup(), "a restore", &world.ctx()).unwrap();
+        let second = one.share(&backup(), "a restore", &world.ctx()).unwrap();
+        drop(first);
+        let error = two.try_lock(&backup(), "a deletion", &world.ctx()).unwrap_err();
+        assert!(error.to_string().contains("for a restore"), "{error}");
+        drop(second);
+        let alone = two.try_lock(&backup(), "a deletion", &world.ctx()).unwrap();
+        assert!(one.share(&backup(), "a restore", &world.ctx()).is_err());
+        drop(alone);
     }
 
     #[test]
@@ -530,7 +564,9 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..300 {
-                        if let Ok(Taken::Yes(file)) = take(&locks.path(&backup()), true) {
+                        if let Ok(Taken::Yes(file)) =
+                            take(&locks.path(&backup()), Some(FlockOperation::NonBlockingLockExclusive))
+                        {
                             assert_eq!(inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
                             std::thread::yield_now();
                             inside.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);

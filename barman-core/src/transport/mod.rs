@@ -1,7 +1,16 @@
 //! How files and commands are reached: on this host or over ssh.
 
+mod command;
+mod local;
+mod local_ops;
+mod local_walk;
 mod port;
+mod process;
+mod tar_read;
+mod tar_write;
 
+pub use command::{SplitError, join, quote, split};
+pub use local::LocalTransport;
 pub use port::{
     Exchange, ExitStatus, FetchItem, FetchSink, Fetched, FileFacts, FileOp, Lane, Probe, ProbeKind,
     RemoteCommand, StoreContent, StoreItem, StoreReport, Transport, TransportError,

@@ -1,0 +1,176 @@
+//! [`LocalCatalog`]: the catalog of one server in directories of this host.
+
+use std::sync::Arc;
+
+use super::facts::{self, Names};
+use super::layout::CatalogPaths;
+use super::locking::Locks;
+use super::reader::LocalReader;
+use super::space::LocalSpace;
+use super::{
+    BackupReader, BackupSpace, Catalog, CatalogError, Draft, Lease, Purpose, Removed, annotations, removal,
+};
+use crate::ctx::{Clock, Ctx};
+use crate::io::{self, Disk};
+use crate::model::{BackupId, BackupInfo, Keep, Status};
+
+/// The catalog of one server in directories of this host, in Barman's layout.
+///
+/// Both layouts of Barman are read; the current one is written, byte for byte. Every change of facts is one atomic,
+/// durable replacement of a `backup.info` under a lock of our own (`.<server>-native-catalog.lock`), which is held for
+/// that change only.
+///
+/// A lease is a shared flock on Barman's own lock of the backup, `.<server>-<id>.lock`: many restores share it, and
+/// neither our removal nor Barman's `delete` and retention, which ask for that lock without waiting, can take the
+/// backup away meanwhile. (Barman's `check-backup` asks for it too and then does nothing.)
+#[derive(Clone)]
+pub struct LocalCatalog {
+    shared: Arc<Shared>,
+}
+
+/// What the parts of a catalog have in common.
+pub(super) struct Shared {
+    pub(super) paths: CatalogPaths,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) locks: Locks,
+    /// One syncfs instead of an fsync for each file.
+    pub(super) sync_whole: bool,
+}
+
+impl LocalCatalog {
+    /// A catalog on these directories, which need not exist yet. `locks` are those of the configured lock directory;
+    /// the clock gives the meaning of dates without a zone.
+    pub fn new(paths: CatalogPaths, disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, locks: io::Locks) -> Self {
+        let locks = Locks::new(locks, paths.server.clone(), Arc::clone(&clock));
+        let sync_whole = syncfs_reports_errors();
+        Self { shared: Arc::new(Shared { paths, disk, clock, locks, sync_whole }) }
+    }
+
+    /// The same catalog, with an fsync for each file in place of one syncfs when a backup is sealed. This is chosen by
+    /// itself on kernels whose syncfs does not report failed writes (before 5.8).
+    #[must_use]
+    pub fn with_fsync_of_each_file(self) -> Self {
+        let Shared { paths, disk, clock, locks, .. } = &*self.shared;
+        let (paths, disk, clock) = (paths.clone(), Arc::clone(disk), Arc::clone(clock));
+        let locks = locks.clone();
+        Self { shared: Arc::new(Shared { paths, disk, clock, locks, sync_whole: false }) }
+    }
+
+    /// Where things lie.
+    pub fn paths(&self) -> &CatalogPaths {
+        &self.shared.paths
+    }
+
+    fn info_of(&self, id: &BackupId) -> Result<BackupInfo, CatalogError> {
+        facts::read(&self.shared, id)
+    }
+}
+
+/// Linux reports failed writeback by syncfs since 5.8.
+fn syncfs_reports_errors() -> bool {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    name.sysname().to_bytes() == b"Linux" && version >= (5, 8)
+}
+
+impl Catalog for LocalCatalog {
+    fn list(&self) -> Result<Vec<BackupInfo>, CatalogError> {
+        let names = Names::read(&self.shared)?;
+        let mut infos = Vec::with_capacity(names.infos.len());
+        for id in names.infos.union(&names.bases) {
+            match self.info_of(id) {
+                Ok(info) => infos.push(info),
+                // A directory without facts, or a backup that was removed meanwhile.
+                Err(CatalogError::NotFound { .. }) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(infos)
+    }
+
+    fn get(&self, id: &BackupId) -> Result<BackupInfo, CatalogError> {
+        self.info_of(id)
+    }
+
+    fn create(&self, draft: Draft) -> Result<(BackupInfo, Box<dyn BackupSpace>), CatalogError> {
+        let wanted = BackupId::from_time(draft.created_at);
+        let mut info = draft.info;
+        {
+            let _lock = self.shared.locks.catalog()?;
+            info.id = facts::allocate(&self.shared, wanted)?;
+            info.status = Status::Empty;
+            info.server_name.get_or_insert_with(|| self.shared.paths.server.clone());
+            facts::write(&self.shared, &info)?;
+        }
+        let space = LocalSpace::open(Arc::clone(&self.shared), info.id)?;
+        Ok((info, Box::new(space)))
+    }
+
+    fn reopen(&self, id: &BackupId) -> Result<Box<dyn BackupSpace>, CatalogError> {
+        let info = self.info_of(id)?;
+        if info.status.is_available() {
+            return Err(CatalogError::WrongStatus { id: *id, action: "written to", status: info.status });
+        }
+        Ok(Box::new(LocalSpace::open(Arc::clone(&self.shared), *id)?))
+    }
+
+    fn update(
+        &self,
+        id: &BackupId,
+        change: &mut dyn FnMut(&mut BackupInfo),
+    ) -> Result<BackupInfo, CatalogError> {
+        let _lock = self.shared.locks.catalog()?;
+        let before = self.info_of(id)?;
+        let mut after = before.clone();
+        change(&mut after);
+        after.id = *id;
+        if !before.status.can_become(after.status) {
+            return Err(CatalogError::IllegalStatus { id: *id, from: before.status, to: after.status });
+        }
+        if after != before {
+            facts::write(&self.shared, &after)?;
+        }
+        Ok(after)
+    }
+
+    fn open(&self, id: &BackupId) -> Result<Box<dyn BackupReader>, CatalogError> {
+        let info = self.info_of(id)?;
+        if !info.status.is_available() {
+            return Err(CatalogError::WrongStatus { id: *id, action: "read", status: info.status });
+        }
+        Ok(Box::new(LocalReader::open(Arc::clone(&self.shared), info)?))
+    }
+
+    fn lease(&self, id: &BackupId, purpose: Purpose) -> Result<Lease, CatalogError> {
+        let guard = self.shared.locks.share(id, purpose)?;
+        // Only now: a removal that came first has left its mark, and one that comes later finds the lock taken.
+        self.info_of(id)?;
+        if removal::is_marked(&self.shared, id)? {
+            return Err(CatalogError::Busy { id: *id, holder: "its removal was begun".to_owned() });
+        }
+        Ok(Lease::new(guard))
+    }
+
+    fn kept(&self, id: &BackupId) -> Result<Option<Keep>, CatalogError> {
+        annotations::read(&self.shared, id)
+    }
+
+    fn keep(&self, id: &BackupId, keep: Option<Keep>) -> Result<(), CatalogError> {
+        let _lock = self.shared.locks.catalog()?;
+        if keep.is_some() {
+            self.info_of(id)?;
+        }
+        Ok(annotations::write(&self.shared, id, keep)?)
+    }
+
+    fn removals_pending(&self) -> Result<Vec<BackupId>, CatalogError> {
+        removal::pending(&self.shared)
+    }
+
+    fn remove(&self, id: &BackupId, ctx: &Ctx<'_>) -> Result<Removed, CatalogError> {
+        removal::remove(&self.shared, id, ctx)
+    }
+}

@@ -1,0 +1,294 @@
+//! The seam of this room: [`Catalog`], [`BackupSpace`], [`BackupReader`], their values and their error.
+
+use std::any::Any;
+use std::io::{Read, Write};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use time::OffsetDateTime;
+
+use crate::ctx::Ctx;
+use crate::model::{BackupId, BackupInfo, FileTime, Keep, Oid, Status};
+
+/// The backups of one server.
+pub trait Catalog: Send + Sync {
+    /// All backups, by id. An entry that cannot be read is an error that names its file.
+    fn list(&self) -> Result<Vec<BackupInfo>, CatalogError>;
+
+    /// One backup.
+    fn get(&self, id: &BackupId) -> Result<BackupInfo, CatalogError>;
+
+    /// Makes a new backup, status EMPTY, durable on return, under an id that no other backup has or had.
+    fn create(&self, draft: Draft) -> Result<(BackupInfo, Box<dyn BackupSpace>), CatalogError>;
+
+    /// Opens the space of a backup that is not yet available, to go on with it.
+    fn reopen(&self, id: &BackupId) -> Result<Box<dyn BackupSpace>, CatalogError>;
+
+    /// Changes the facts of a backup: read, changed, written and durable under a lock. A status move that
+    /// [`Status::can_become`] forbids is an error and changes nothing.
+    fn update(
+        &self,
+        id: &BackupId,
+        change: &mut dyn FnMut(&mut BackupInfo),
+    ) -> Result<BackupInfo, CatalogError>;
+
+    /// Opens the files of an available backup for reading.
+    fn open(&self, id: &BackupId) -> Result<Box<dyn BackupReader>, CatalogError>;
+
+    /// Keeps a backup from being removed until the lease is dropped or its process ends.
+    fn lease(&self, id: &BackupId, purpose: Purpose) -> Result<Lease, CatalogError>;
+
+    /// What the user asked to keep of a backup.
+    fn kept(&self, id: &BackupId) -> Result<Option<Keep>, CatalogError>;
+
+    /// Sets or (with `None`) releases a keep, durably.
+    fn keep(&self, id: &BackupId, keep: Option<Keep>) -> Result<(), CatalogError>;
+
+    /// Backups whose removal was begun and not finished.
+    fn removals_pending(&self) -> Result<Vec<BackupId>, CatalogError>;
+
+    /// Removes a backup's files, then its facts. Marked first, so that a removal cut short is found again and finished.
+    /// WAL is not touched. A backup with a lease is [`CatalogError::Busy`].
+    fn remove(&self, id: &BackupId, ctx: &Ctx<'_>) -> Result<Removed, CatalogError>;
+}
+
+/// A new backup as its maker knows it.
+pub struct Draft {
+    /// Local time of creation; the id is made of it, later if that one is taken.
+    pub created_at: OffsetDateTime,
+    /// What is known already; `id` and `status` are set by the catalog.
+    pub info: BackupInfo,
+}
+
+/// Which tree of a backup a path belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Root {
+    /// The data directory: `base/<id>/data`.
+    Data,
+    /// A tablespace: `base/<id>/<oid>`.
+    Tablespace(Oid),
+}
+
+/// A directory to make. Making one again is no error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirSpec {
+    /// Which tree.
+    pub root: Root,
+    /// Path below it; empty for the tree itself.
+    pub path: Utf8PathBuf,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// A file to write or to reuse.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileSpec {
+    /// Which tree.
+    pub root: Root,
+    /// Path below it.
+    pub path: Utf8PathBuf,
+    /// Permission bits.
+    pub mode: u32,
+    /// Last modification at the source, taken before reading began.
+    pub mtime: FileTime,
+    /// Bytes at the source when it was listed, for planning; the file may end up longer or shorter.
+    pub size: u64,
+}
+
+/// What is known of a file in a backup; a row of the full manifest in the sidecar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileProof {
+    /// Which tree.
+    pub root: Root,
+    /// Path below it.
+    pub path: Utf8PathBuf,
+    /// Bytes.
+    pub size: u64,
+    /// Last modification at the source, taken before reading began.
+    pub mtime: FileTime,
+    /// Permission bits.
+    pub mode: u32,
+    /// CRC-32C (Castagnoli) of the bytes.
+    pub crc32c: u32,
+    /// SHA-256, when the backup was asked for one.
+    pub sha256: Option<[u8; 32]>,
+}
+
+/// Where the files of a backup in the making go. Workers share it.
+pub trait BackupSpace: Send + Sync {
+    /// The backup.
+    fn id(&self) -> BackupId;
+    /// Where a tree lies, for messages.
+    fn location(&self, root: Root) -> Utf8PathBuf;
+    /// Makes a directory.
+    fn dir(&self, spec: DirSpec) -> Result<(), CatalogError>;
+    /// Begins a file; a file of that name left by an earlier attempt is replaced by a new inode.
+    fn file(&self, spec: FileSpec) -> Result<Box<dyn FileSink>, CatalogError>;
+    /// Takes the same file from another available backup, by hard link (`link`) or by copy. A link that cannot be made
+    /// becomes a copy. The content is *not* compared: the caller has proof that it is equal.
+    fn reuse(
+        &self,
+        spec: FileSpec,
+        proof: &FileProof,
+        from: &BackupId,
+        link: bool,
+    ) -> Result<Reused, CatalogError>;
+    /// What the parent (or an interrupted attempt) is proven to hold: the rows of its full manifest, by tree and path.
+    /// `None` when that backup has no full manifest.
+    fn proofs_of(&self, id: &BackupId) -> Result<Option<Vec<FileProof>>, CatalogError>;
+    /// Begins a small file in `base/<id>/.native/`; it counts in no size that Barman shows.
+    fn sidecar(&self, name: &str) -> Result<Box<dyn FileSink>, CatalogError>;
+    /// Removes what was written; the facts stay.
+    fn discard(self: Box<Self>) -> Result<(), CatalogError>;
+    /// Makes every file, directory and name durable, writes the full manifest into the sidecar and gives the sizes.
+    /// After it returns, a crash loses nothing of the space.
+    ///
+    /// `proofs` is the truth: a file that it names and that is not there, or has another length, is
+    /// [`CatalogError::Damaged`]; a file in the trees that it does not name is a left-over of an earlier attempt and is
+    /// removed. With no proofs at all nothing is removed and no manifest is written.
+    fn seal(&self, proofs: &[FileProof], ctx: &Ctx<'_>) -> Result<SpaceReport, CatalogError>;
+}
+
+/// A file being written. Dropping it without [`FileSink::finish`] removes its name again.
+pub trait FileSink: Write + Send {
+    /// Ends the file: digest, length, mode and time are set. Not durable before [`BackupSpace::seal`].
+    fn finish(self: Box<Self>) -> Result<FileProof, CatalogError>;
+}
+
+/// How a file was taken from another backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reused {
+    /// Both backups share the inode.
+    Linked,
+    /// It is a copy of its own.
+    Copied,
+}
+
+/// Sizes of a sealed backup, as Barman counts them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SpaceReport {
+    /// Bytes in all files.
+    pub size: u64,
+    /// Bytes in files that share no inode with another backup.
+    pub deduplicated_size: u64,
+    /// Files.
+    pub files: u64,
+}
+
+/// Reads the files of a backup, whatever its layout.
+pub trait BackupReader: Send + Sync {
+    /// The facts.
+    fn info(&self) -> &BackupInfo;
+    /// Where a tree lies on this host.
+    fn location(&self, root: Root) -> Utf8PathBuf;
+    /// Every directory and file of a tree, parents first; links are reported, not followed.
+    fn files(&self, root: Root) -> Result<Vec<crate::model::Entry>, CatalogError>;
+    /// The rows of the full manifest, or `None` for a backup of Barman's own or of an old version.
+    fn proofs(&self) -> Result<Option<Vec<FileProof>>, CatalogError>;
+    /// Opens a file.
+    fn open(&self, root: Root, path: &Utf8Path) -> Result<Box<dyn Read + Send>, CatalogError>;
+    /// Opens a file of the sidecar, `None` when there is none of that name.
+    fn sidecar(&self, name: &str) -> Result<Option<Box<dyn Read + Send>>, CatalogError>;
+}
+
+/// Why a lease was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A restore reads it.
+    Restore,
+    /// A backup takes files from it.
+    Parent,
+}
+
+/// Keeps a backup from removal while it lives.
+pub struct Lease(#[allow(dead_code)] Box<dyn Any + Send>);
+
+impl Lease {
+    /// A lease held by any value, released when that is dropped.
+    pub fn new(guard: impl Any + Send) -> Self {
+        Self(Box::new(guard))
+    }
+}
+
+/// What a removal did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Removed {
+    /// Files removed.
+    pub files: u64,
+    /// Whether an earlier, interrupted removal was finished.
+    pub resumed: bool,
+}
+
+/// Why the catalog could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CatalogError {
+    /// There is no such backup.
+    #[error("Unknown backup '{id}'")]
+    NotFound {
+        /// The id.
+        id: BackupId,
+    },
+    /// A `backup.info` cannot be read as one.
+    #[error("Cannot read {path} as the facts of a backup: {reason}")]
+    Corrupt {
+        /// The file.
+        path: Utf8PathBuf,
+        /// Line, key and value.
+        reason: String,
+    },
+    /// A status move that is not part of a backup's life.
+    #[error("Backup {id} is {from} and cannot become {to}")]
+    IllegalStatus {
+        /// The backup.
+        id: BackupId,
+        /// Its status.
+        from: Status,
+        /// The status refused.
+        to: Status,
+    },
+    /// A file of a backup is not what its manifest or its maker says.
+    #[error("{path} is damaged: expected {expected}, found {found}")]
+    Damaged {
+        /// The file.
+        path: Utf8PathBuf,
+        /// What should be there.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// The full manifest in a sidecar cannot be used.
+    #[error("The manifest {path} cannot be used: {reason}")]
+    Manifest {
+        /// The manifest.
+        path: Utf8PathBuf,
+        /// Where and why.
+        reason: String,
+    },
+    /// Somebody uses it.
+    #[error("Backup {id} is in use: {holder}")]
+    Busy {
+        /// The backup.
+        id: BackupId,
+        /// Who, since when and why.
+        holder: String,
+    },
+    /// The backup is not in a state in which its files can be used so.
+    #[error("Backup {id} cannot be {action}: it is {status}")]
+    WrongStatus {
+        /// The backup.
+        id: BackupId,
+        /// What was asked.
+        action: &'static str,
+        /// Its status.
+        status: Status,
+    },
+    /// A lock cannot be taken.
+    #[error(transparent)]
+    Lock(#[from] crate::io::LockError),
+    /// The file system refused.
+    #[error(transparent)]
+    Io(#[from] crate::io::IoError),
+    /// The operation was cancelled.
+    #[error(transparent)]
+    Cancelled(#[from] crate::ctx::Cancelled),
+}
