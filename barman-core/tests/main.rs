@@ -1,5 +1,6 @@
 //! Behaviour of the library, a module each.
 
+mod floor_plan;
 mod config_ini;
 
 mod catalog;

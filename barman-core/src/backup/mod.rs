@@ -1,1 +1,21 @@
-//! Room `backup`.
+//! Taking a base backup.
+
+mod copy;
+pub mod exclude;
+mod page_check;
+mod port;
+pub mod reuse;
+mod session;
+mod stats;
+mod throttle;
+mod tree;
+pub mod vanish;
+mod worker;
+
+pub use copy::{Connect, CopyExecutor};
+pub use port::{
+    BackupError, BackupExecutor, BackupJob, BackupJournal, BackupReport, BackupServer, Begin, CorruptPage,
+    CorruptPagePolicy, End, ReusePlan, ServerFacts, Skipped, Started,
+};
+pub use session::PgBackupServer;
+pub(crate) use throttle::Throttle;

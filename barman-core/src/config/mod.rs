@@ -27,8 +27,9 @@ pub use server::{OptionView, ServerConfig};
 pub use types::{AbsolutePath, CompressionLevel, Interval, Location, Reason, Size, SlotName, Texts};
 pub use value::Value;
 pub use words::{
-    AwsEncryption, BackupCompression, BackupFormat, BackupMethod, BackupOptions, CombineMode, CompressionLocation,
-    CreateSlot, Encryption, RecoveryOptions, ReuseBackup, StagingLocation, WalCompression,
+    AwsEncryption, BackupCompression, BackupFormat, BackupMethod, BackupOptions, CombineMode,
+    CompressionLocation, CreateSlot, Encryption, RecoveryOptions, ReuseBackup, StagingLocation,
+    WalCompression,
 };
 
 #[cfg(test)]

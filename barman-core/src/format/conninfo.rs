@@ -225,17 +225,15 @@ mod tests {
             (r"password=a\ b user=x", vec![("password", "a b"), ("user", "x")]),
             ("host='a'port=2", vec![("host", "a"), ("port", "2")]),
             ("host=a,b port=1,2", vec![("host", "a,b"), ("port", "1,2")]),
-            ("sslcompression=1 krbsrvname=p gssencmode=disable", vec![
-                ("sslcompression", "1"),
-                ("krbsrvname", "p"),
-                ("gssencmode", "disable"),
-            ]),
+            (
+                "sslcompression=1 krbsrvname=p gssencmode=disable",
+                vec![("sslcompression", "1"), ("krbsrvname", "p"), ("gssencmode", "disable")],
+            ),
             ("requiressl=1", vec![("sslmode", "require")]),
             ("requiressl=0", vec![("sslmode", "prefer")]),
             (r"host=a\", vec![("host", "a")]),
         ] {
-            let expected: Vec<_> =
-                expected.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+            let expected: Vec<_> = expected.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
             assert_eq!(pairs(text), expected, "{text}");
         }
     }
@@ -247,40 +245,43 @@ mod tests {
             ("postgres://localhost", vec![("host", "localhost")]),
             ("postgresql://localhost:5433", vec![("host", "localhost"), ("port", "5433")]),
             ("postgresql://localhost/mydb", vec![("host", "localhost"), ("dbname", "mydb")]),
-            ("postgresql://user:se%40cret@localhost", vec![
-                ("user", "user"),
-                ("password", "se@cret"),
-                ("host", "localhost"),
-            ]),
-            ("postgresql://other@localhost/otherdb?connect_timeout=10&application_name=my%20app", vec![
-                ("user", "other"),
-                ("host", "localhost"),
-                ("dbname", "otherdb"),
-                ("connect_timeout", "10"),
-                ("application_name", "my app"),
-            ]),
-            ("postgresql://host1:123,host2:456/db?target_session_attrs=any", vec![
-                ("host", "host1,host2"),
-                ("port", "123,456"),
-                ("dbname", "db"),
-                ("target_session_attrs", "any"),
-            ]),
-            ("postgresql://[2001:db8::1234]:5/database", vec![
-                ("host", "2001:db8::1234"),
-                ("port", "5"),
-                ("dbname", "database"),
-            ]),
-            ("postgresql://%2Fvar%2Flib%2Fpostgresql/dbname", vec![
-                ("host", "/var/lib/postgresql"),
-                ("dbname", "dbname"),
-            ]),
+            (
+                "postgresql://user:se%40cret@localhost",
+                vec![("user", "user"), ("password", "se@cret"), ("host", "localhost")],
+            ),
+            (
+                "postgresql://other@localhost/otherdb?connect_timeout=10&application_name=my%20app",
+                vec![
+                    ("user", "other"),
+                    ("host", "localhost"),
+                    ("dbname", "otherdb"),
+                    ("connect_timeout", "10"),
+                    ("application_name", "my app"),
+                ],
+            ),
+            (
+                "postgresql://host1:123,host2:456/db?target_session_attrs=any",
+                vec![
+                    ("host", "host1,host2"),
+                    ("port", "123,456"),
+                    ("dbname", "db"),
+                    ("target_session_attrs", "any"),
+                ],
+            ),
+            (
+                "postgresql://[2001:db8::1234]:5/database",
+                vec![("host", "2001:db8::1234"), ("port", "5"), ("dbname", "database")],
+            ),
+            (
+                "postgresql://%2Fvar%2Flib%2Fpostgresql/dbname",
+                vec![("host", "/var/lib/postgresql"), ("dbname", "dbname")],
+            ),
             ("postgresql:///db?host=/tmp&port=7", vec![("dbname", "db"), ("host", "/tmp"), ("port", "7")]),
             ("postgresql://h?ssl=true", vec![("host", "h"), ("sslmode", "require")]),
             ("postgresql://a,b", vec![("host", "a,b")]),
             ("postgresql://:5433", vec![("port", "5433")]),
         ] {
-            let expected: Vec<_> =
-                expected.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+            let expected: Vec<_> = expected.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
             assert_eq!(pairs(text), expected, "{text}");
         }
     }
@@ -294,7 +295,10 @@ mod tests {
             ("=a", "invalid connection option \"\""),
             ("password='abc", "unterminated quoted string in the connection string"),
             ("postgresql://h?hostt=a", "invalid connection URI: invalid query parameter \"hostt\""),
-            ("postgresql://h?host", "invalid connection URI: missing \"=\" after the query parameter \"host\""),
+            (
+                "postgresql://h?host",
+                "invalid connection URI: missing \"=\" after the query parameter \"host\"",
+            ),
             ("postgresql://[::1", "invalid connection URI: no \"]\" ends the IPv6 address of a host"),
             ("postgresql://[]", "invalid connection URI: the IPv6 address of a host is empty"),
             ("postgresql://[::1]x", "invalid connection URI: unexpected character 'x' after the host"),

@@ -81,7 +81,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const KEY: PasswordKey<'_> = PasswordKey { host: "db", port: "5432", database: "postgres", user: "barman" };
+    const KEY: PasswordKey<'_> =
+        PasswordKey { host: "db", port: "5432", database: "postgres", user: "barman" };
 
     #[test]
     fn matching() {

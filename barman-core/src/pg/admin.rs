@@ -317,7 +317,11 @@ mod tests {
             ("on", Some((one, 5)), Some(("00000003.history", 6)), false),
             ("on", Some((one, 5)), Some(("not a WAL name", 6)), false),
         ] {
-            assert_eq!(stats(mode, archived, failed).is_archiving(), expected, "{mode} {archived:?} {failed:?}");
+            assert_eq!(
+                stats(mode, archived, failed).is_archiving(),
+                expected,
+                "{mode} {archived:?} {failed:?}"
+            );
         }
     }
 }

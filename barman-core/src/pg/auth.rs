@@ -4,7 +4,9 @@
 
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256};
+use postgres_protocol::authentication::sasl::{
+    ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
+};
 use postgres_protocol::message::backend::{AuthenticationSaslBody, Message};
 use postgres_protocol::message::frontend;
 
@@ -38,7 +40,8 @@ struct Allowed {
 
 impl Allowed {
     fn parse(settings: &Settings) -> Result<Self, PgError> {
-        const KNOWN: [&str; 8] = ["password", "md5", "gss", "sspi", "scram-sha-256", "oauth", "creds", "none"];
+        const KNOWN: [&str; 8] =
+            ["password", "md5", "gss", "sspi", "scram-sha-256", "oauth", "creds", "none"];
         let words: Vec<&str> =
             settings.get("require_auth").map(|t| t.split(',').map(str::trim).collect()).unwrap_or_default();
         let negated = words.first().is_none_or(|word| word.starts_with('!'));
@@ -46,7 +49,9 @@ impl Allowed {
         for word in words {
             let method = word.strip_prefix('!').unwrap_or(word);
             if word.starts_with('!') != negated {
-                return Err(PgError::settings(format!("require_auth method \"{word}\" mixes both kinds of list")));
+                return Err(PgError::settings(format!(
+                    "require_auth method \"{word}\" mixes both kinds of list"
+                )));
             }
             if !KNOWN.contains(&method) {
                 return Err(PgError::settings(format!("invalid require_auth value: \"{word}\"")));
@@ -126,7 +131,9 @@ impl Connection {
                 | Message::AuthenticationSspi
                 | Message::AuthenticationKerberosV5
                 | Message::AuthenticationScmCredential => {
-                    return Err(self.denied("the server asks for an authentication method that is not supported"));
+                    return Err(
+                        self.denied("the server asks for an authentication method that is not supported")
+                    );
                 }
                 _ => return Err(self.unexpected("the login")),
             }
@@ -139,7 +146,9 @@ impl Connection {
             return Err(self.not_allowed(credentials, method));
         }
         if credentials.binding == Binding::Require {
-            return Err(self.denied("channel binding required but not supported by server's authentication request"));
+            return Err(
+                self.denied("channel binding required but not supported by server's authentication request")
+            );
         }
         Ok(())
     }
@@ -159,7 +168,11 @@ impl Connection {
     }
 
     /// The SCRAM exchange up to the server's proof that it knows the password too. Whether it was bound to the channel.
-    async fn scram(&mut self, body: &AuthenticationSaslBody, credentials: &Credentials<'_>) -> Result<bool, PgError> {
+    async fn scram(
+        &mut self,
+        body: &AuthenticationSaslBody,
+        credentials: &Credentials<'_>,
+    ) -> Result<bool, PgError> {
         let mechanisms: Vec<&str> =
             body.mechanisms().collect().map_err(|e| PgError::protocol(e.to_string()))?;
         let (mechanism, binding) = self.mechanism(&mechanisms, credentials)?;
@@ -202,9 +215,9 @@ impl Connection {
     ) -> Result<(&'static str, ChannelBinding), PgError> {
         let plus = offered.contains(&SCRAM_SHA_256_PLUS);
         if plus && !self.is_encrypted() {
-            return Err(self.denied(
-                "server offered SCRAM-SHA-256-PLUS authentication over a non-SSL connection",
-            ));
+            return Err(
+                self.denied("server offered SCRAM-SHA-256-PLUS authentication over a non-SSL connection")
+            );
         }
         match (&credentials.end_point, credentials.binding) {
             (Some(hash), Binding::Prefer | Binding::Require) if plus => {

@@ -107,8 +107,9 @@ impl Session {
 
     fn end_timeline(&mut self) -> Result<Timeline, PgError> {
         if self.is_in_recovery()? {
-            let answer = self
-                .query_one("SELECT min_recovery_end_timeline AS timeline FROM pg_catalog.pg_control_recovery()")?;
+            let answer = self.query_one(
+                "SELECT min_recovery_end_timeline AS timeline FROM pg_catalog.pg_control_recovery()",
+            )?;
             // 0 while the standby has not yet written a minimum recovery point.
             if let Some(timeline) = answer.single()?.optional::<u32>("timeline")?.and_then(Timeline::new) {
                 return Ok(timeline);

@@ -159,7 +159,9 @@ async fn suitable(
         match result {
             Ok(connection) => return Ok(connection),
             // Nobody there: the other way of asking will not help.
-            Err(error @ (PgError::Unreachable { .. } | PgError::Timeout { .. } | PgError::WrongKind { .. })) => {
+            Err(
+                error @ (PgError::Unreachable { .. } | PgError::Timeout { .. } | PgError::WrongKind { .. }),
+            ) => {
                 return Err(first.unwrap_or(error));
             }
             Err(error) => first = Some(more_telling(first, error)),
@@ -194,11 +196,7 @@ async fn attempt(
         }
         Address::Tcp(address) => {
             let stream = tcp(settings, *address).await.map_err(unreachable)?;
-            if with_tls {
-                tls.negotiate(stream, host, &endpoint).await?
-            } else {
-                (Socket::Tcp(stream), None)
-            }
+            if with_tls { tls.negotiate(stream, host, &endpoint).await? } else { (Socket::Tcp(stream), None) }
         }
     };
     let mut connection = Connection::new(socket, endpoint);
@@ -251,7 +249,9 @@ async fn check_kind(connection: &mut Connection, wanted: Wanted) -> Result<(), P
         Wanted::ReadWrite => ("SHOW transaction_read_only", "off", "session is read-only"),
         Wanted::ReadOnly => ("SHOW transaction_read_only", "on", "session is not read-only"),
         Wanted::Primary => ("SELECT pg_catalog.pg_is_in_recovery()", "f", "server is in hot standby mode"),
-        Wanted::Standby => ("SELECT pg_catalog.pg_is_in_recovery()", "t", "server is not in hot standby mode"),
+        Wanted::Standby => {
+            ("SELECT pg_catalog.pg_is_in_recovery()", "t", "server is not in hot standby mode")
+        }
     };
     let answers = connection.query(sql).await?;
     let value = answers.first().map(|answer| answer.scalar()).transpose()?.flatten();

@@ -247,7 +247,9 @@ impl PgError {
     /// Whether the next server of a list may be tried after this (as libpq does): not after a refused login.
     pub(super) fn allows_next_host(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Timeout { .. } | Self::WrongKind { .. } | Self::Lost { .. } => true,
+            Self::Unreachable { .. } | Self::Timeout { .. } | Self::WrongKind { .. } | Self::Lost { .. } => {
+                true
+            }
             // ERRCODE_CANNOT_CONNECT_NOW: starting up, shutting down, in recovery without hot standby.
             Self::Refused { server, .. } => server.sqlstate == "57P03",
             _ => false,

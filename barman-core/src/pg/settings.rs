@@ -107,13 +107,17 @@ impl Settings {
         let mut warnings = Vec::new();
         let user = match given(&info, "user").or(environment.user()) {
             Some(user) => user.to_owned(),
-            None => return Err(PgError::settings("no PostgreSQL user name specified in the connection string")),
+            None => {
+                return Err(PgError::settings("no PostgreSQL user name specified in the connection string"));
+            }
         };
         let replication = match given(&info, "replication") {
             Some("true" | "on" | "yes" | "1") => true,
             None | Some("false" | "off" | "no" | "0") => false,
             Some(other) => {
-                return Err(PgError::settings(format!("invalid replication value: \"{other}\" (only physical)")));
+                return Err(PgError::settings(format!(
+                    "invalid replication value: \"{other}\" (only physical)"
+                )));
             }
         };
         let database = given(&info, "dbname").unwrap_or(&user).to_owned();
@@ -252,7 +256,9 @@ fn password_file(info: &ConnInfo, environment: &Environment, warnings: &mut Vec<
 /// The list of servers from `host`, `hostaddr` and `port`.
 fn hosts(info: &ConnInfo, default_directory: &str) -> Result<Vec<Host>, PgError> {
     let list = |keyword: &str| -> Vec<String> {
-        given(info, keyword).map(|text| text.split(',').map(|s| s.trim().to_owned()).collect()).unwrap_or_default()
+        given(info, keyword)
+            .map(|text| text.split(',').map(|s| s.trim().to_owned()).collect())
+            .unwrap_or_default()
     };
     let (names, addresses, ports) = (list("host"), list("hostaddr"), list("port"));
     if !names.is_empty() && !addresses.is_empty() && names.len() != addresses.len() {
@@ -264,14 +270,17 @@ fn hosts(info: &ConnInfo, default_directory: &str) -> Result<Vec<Host>, PgError>
     }
     let count = names.len().max(addresses.len()).max(1);
     if ports.len() > 1 && ports.len() != count {
-        return Err(PgError::settings(format!("could not match {} port numbers to {count} hosts", ports.len())));
+        return Err(PgError::settings(format!(
+            "could not match {} port numbers to {count} hosts",
+            ports.len()
+        )));
     }
     let item = |list: &[String], index: usize| list.get(index).filter(|text| !text.is_empty()).cloned();
     (0..count)
         .map(|index| {
             let address = item(&addresses, index);
-            let name = item(&names, index)
-                .or_else(|| address.is_none().then(|| default_directory.to_owned()));
+            let name =
+                item(&names, index).or_else(|| address.is_none().then(|| default_directory.to_owned()));
             let port = item(&ports, if ports.len() == 1 { 0 } else { index });
             let port = match port {
                 None => 5432,
@@ -290,7 +299,9 @@ fn hosts(info: &ConnInfo, default_directory: &str) -> Result<Vec<Host>, PgError>
 fn connect_timeout(info: &ConnInfo) -> Result<Option<Duration>, PgError> {
     let Some(text) = given(info, "connect_timeout") else { return Ok(None) };
     let seconds: i64 = text.trim().parse().map_err(|_| {
-        PgError::settings(format!("invalid integer value \"{text}\" for connection option \"connect_timeout\""))
+        PgError::settings(format!(
+            "invalid integer value \"{text}\" for connection option \"connect_timeout\""
+        ))
     })?;
     Ok(u64::try_from(seconds).ok().filter(|s| *s > 0).map(|s| Duration::from_secs(s.max(2))))
 }
@@ -320,9 +331,13 @@ mod tests {
 
     #[test]
     fn the_string_wins_over_the_environment() {
-        let settings = resolve("host=a user=u", &[("PGHOST", "b"), ("PGPORT", "7"), ("PGUSER", "v")]).unwrap();
+        let settings =
+            resolve("host=a user=u", &[("PGHOST", "b"), ("PGPORT", "7"), ("PGUSER", "v")]).unwrap();
         assert_eq!(settings.hosts[0].name.as_deref(), Some("a"));
-        assert_eq!((settings.hosts[0].port, settings.user.as_str(), settings.database.as_str()), (7, "u", "u"));
+        assert_eq!(
+            (settings.hosts[0].port, settings.user.as_str(), settings.database.as_str()),
+            (7, "u", "u")
+        );
         assert_eq!(resolve("", &[]).unwrap().user, "os_user");
     }
 
@@ -331,11 +346,10 @@ mod tests {
         let settings = resolve("host=a,/tmp,c hostaddr=1.2.3.4,,5.6.7.8 port=1,,3", &[]).unwrap();
         let seen: Vec<_> =
             settings.hosts.iter().map(|h| (h.name.as_deref(), h.address.as_deref(), h.port)).collect();
-        assert_eq!(seen, [
-            (Some("a"), Some("1.2.3.4"), 1),
-            (Some("/tmp"), None, 5432),
-            (Some("c"), Some("5.6.7.8"), 3)
-        ]);
+        assert_eq!(
+            seen,
+            [(Some("a"), Some("1.2.3.4"), 1), (Some("/tmp"), None, 5432), (Some("c"), Some("5.6.7.8"), 3)]
+        );
         assert_eq!(settings.hosts[1].socket_directory(), Some("/tmp"));
         assert_eq!(resolve("host=a,b port=9", &[]).unwrap().hosts[1].port, 9);
     }

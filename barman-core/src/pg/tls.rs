@@ -13,7 +13,9 @@ pub(super) struct Tls {
 
 impl Tls {
     pub(super) fn new(settings: &Settings) -> Result<Self, PgError> {
-        match settings.choice("sslmode", &["prefer", "disable", "allow", "require", "verify-ca", "verify-full"])? {
+        match settings
+            .choice("sslmode", &["prefer", "disable", "allow", "require", "verify-ca", "verify-full"])?
+        {
             "disable" | "allow" | "prefer" => Ok(Self { attempts: &[false] }),
             mode => Err(PgError::settings(format!("sslmode {mode} is not there yet"))),
         }

@@ -38,7 +38,9 @@ pub(crate) mod testing {
 
     use time::OffsetDateTime;
 
-    use crate::model::{BackupInfo, BackupMethod, Keep, SegmentName, SegmentNo, SegmentSize, Status, Timeline};
+    use crate::model::{
+        BackupInfo, BackupMethod, Keep, SegmentName, SegmentNo, SegmentSize, Status, Timeline,
+    };
 
     use super::Held;
 

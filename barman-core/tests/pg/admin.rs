@@ -25,7 +25,10 @@ fn typed_questions_on_all_majors() {
         let major = cluster.major();
         assert_eq!(session.version().major(), major);
         assert!(session.version_text().unwrap().starts_with(&major.to_string()));
-        assert_eq!(session.version().to_string(), scalar(session, "SHOW server_version").split(' ').next().unwrap());
+        assert_eq!(
+            session.version().to_string(),
+            scalar(session, "SHOW server_version").split(' ').next().unwrap()
+        );
         assert_eq!(
             session.system_id().unwrap().to_string(),
             cluster.psql("SELECT system_identifier FROM pg_control_system()").unwrap()
@@ -41,7 +44,10 @@ fn typed_questions_on_all_majors() {
         assert!(!files.included.iter().any(|file| file.ends_with("postgresql.conf")), "{:?}", files.included);
         let spaces = session.tablespaces().unwrap();
         assert_eq!(spaces.len(), 1);
-        assert_eq!((spaces[0].name.as_str(), spaces[0].location.clone()), ("space one", cluster.tablespace_dir("space one")));
+        assert_eq!(
+            (spaces[0].name.as_str(), spaces[0].location.clone()),
+            ("space one", cluster.tablespace_dir("space one"))
+        );
         assert!(session.cluster_size().unwrap() > 1 << 20);
         assert_eq!(session.show("wal_level").unwrap().as_deref(), Some("replica"));
         assert_eq!(session.show("no_such_setting").unwrap(), None);
@@ -71,7 +77,10 @@ fn orders_about_wal_on_all_majors() {
         assert!(point > Lsn::INVALID);
         let position = session.current_wal().unwrap().unwrap();
         let (current, offset) = position.file.unwrap();
-        assert_eq!(current.start(session.segment_size().unwrap()).unwrap().get() + u64::from(offset), position.lsn.get());
+        assert_eq!(
+            current.start(session.segment_size().unwrap()).unwrap().get() + u64::from(offset),
+            position.lsn.get()
+        );
         assert_eq!(session.switch_wal().unwrap(), SwitchedWal::Closed(current), "major {}", cluster.major());
         // A background process may write a record in between, but not for ever.
         let quiet = (0..5).any(|_| session.switch_wal().unwrap() == SwitchedWal::NotRequired);
@@ -128,12 +137,15 @@ fn privileges_of_a_standard_user_on_all_majors() {
             cluster.psql(&format!("GRANT EXECUTE ON FUNCTION {function} TO barman")).unwrap();
         }
         let privileges = session.privileges().unwrap();
-        assert_eq!(privileges, Privileges {
-            superuser: false,
-            monitoring: true,
-            backup: true,
-            checkpoint: cluster.major() >= 15
-        });
+        assert_eq!(
+            privileges,
+            Privileges {
+                superuser: false,
+                monitoring: true,
+                backup: true,
+                checkpoint: cluster.major() >= 15
+            }
+        );
         session.start_backup("as a standard user", true).unwrap();
         session.stop_backup().unwrap();
     });

@@ -37,7 +37,11 @@ fn start_and_stop_on_all_majors() {
         assert_eq!(stop.timeline, start.timeline);
         assert!(stop.label.contains(&format!("START WAL LOCATION: {} (file ", start.lsn)), "{}", stop.label);
         assert!(stop.label.contains("LABEL: Barman backup it's 20261122T214417\n"));
-        assert!(stop.tablespace_map.contains(cluster.tablespace_dir("extra").as_str()), "{}", stop.tablespace_map);
+        assert!(
+            stop.tablespace_map.contains(cluster.tablespace_dir("extra").as_str()),
+            "{}",
+            stop.tablespace_map
+        );
         let again = session.stop_backup().unwrap_err();
         assert!(matches!(again, PgError::Server(_)) && !again.is_lost(), "{again}");
     }

@@ -51,7 +51,9 @@ fn every_method_takes_the_right_password_and_refuses_the_wrong_one() {
             let wrong = connect(&tcp(&cluster, &format!("user={role} password=wr0ng"))).unwrap_err();
             assert!(matches!(wrong, PgError::Auth { server: Some(_), .. }), "{wrong:?}");
             assert_eq!(wrong.sqlstate(), Some("28P01"));
-            assert!(wrong.to_string().contains(&format!("password authentication failed for user \"{role}\"")));
+            assert!(
+                wrong.to_string().contains(&format!("password authentication failed for user \"{role}\""))
+            );
             assert!(!wrong.is_transient());
             assert!(!format!("{wrong:?}").contains("wr0ng"));
 
@@ -73,11 +75,15 @@ fn require_auth_keeps_the_password_from_weaker_methods() {
     let password = "password='s3cret pass:word'";
     connect(&tcp(&cluster, &format!("user=scramuser {password} require_auth=scram-sha-256"))).unwrap();
     connect(&tcp(&cluster, &format!("user=scramuser {password} require_auth=!password,!md5"))).unwrap();
-    for (user, list) in [("plain", "scram-sha-256"), ("plain", "!password"), ("md5user", "scram-sha-256"), ("trusted", "md5")] {
-        let error = connect(&tcp(&cluster, &format!("user={user} {password} require_auth={list}"))).unwrap_err();
+    for (user, list) in
+        [("plain", "scram-sha-256"), ("plain", "!password"), ("md5user", "scram-sha-256"), ("trusted", "md5")]
+    {
+        let error =
+            connect(&tcp(&cluster, &format!("user={user} {password} require_auth={list}"))).unwrap_err();
         assert!(error.to_string().contains("authentication method requirement"), "{error}");
     }
-    let error = connect(&tcp(&cluster, &format!("user=scramuser {password} channel_binding=require"))).unwrap_err();
+    let error =
+        connect(&tcp(&cluster, &format!("user=scramuser {password} channel_binding=require"))).unwrap_err();
     assert!(error.to_string().contains("channel binding"), "{error}");
 }
 

@@ -27,7 +27,8 @@ fn a_listener_that_never_answers() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let started = Instant::now();
-    let error = connect(&format!("host=127.0.0.1 port={port} user=x connect_timeout=2 sslmode=disable")).unwrap_err();
+    let error =
+        connect(&format!("host=127.0.0.1 port={port} user=x connect_timeout=2 sslmode=disable")).unwrap_err();
     assert!(matches!(error, PgError::Timeout { seconds: 2, .. }) && error.is_transient(), "{error:?}");
     assert!((2..5).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
 
@@ -95,7 +96,8 @@ fn target_session_attrs() {
 fn statements_and_their_errors() {
     let cluster = Cluster::builder(15).start().unwrap();
     let mut session = connect(&cluster.conninfo()).unwrap();
-    let answers = session.query("SELECT 1 AS a, NULL AS b; ; SET work_mem = '1MB'; SELECT 'x' WHERE false").unwrap();
+    let answers =
+        session.query("SELECT 1 AS a, NULL AS b; ; SET work_mem = '1MB'; SELECT 'x' WHERE false").unwrap();
     let tags: Vec<&str> = answers.iter().map(|answer| answer.tag.as_str()).collect();
     assert_eq!(tags, ["SELECT 1", "SET", "SELECT 0"]);
     assert_eq!(answers[0].rows, [vec![Some("1".to_owned()), None]]);

@@ -7,7 +7,8 @@ const HIDDEN: &str = "*REDACTED*";
 /// The text with every password in it replaced by `*REDACTED*`: `password=*REDACTED*` in keyword/value strings and URI
 /// queries, `user:*REDACTED*@` in URIs. What cannot be parsed is searched all the same; everything else stays as it is.
 pub fn redact_conninfo(text: &str) -> String {
-    let scheme = ["postgresql://", "postgres://"].iter().find(|scheme| text.trim_start().starts_with(**scheme));
+    let scheme =
+        ["postgresql://", "postgres://"].iter().find(|scheme| text.trim_start().starts_with(**scheme));
     match scheme {
         Some(_) => query(&userinfo(text)),
         None => pairs(text),
@@ -17,10 +18,9 @@ pub fn redact_conninfo(text: &str) -> String {
 fn userinfo(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
     // A raw '@' in a password makes the URI invalid; then everything up to the last one is hidden.
-    let end = rest.find(['/', '?']).map_or_else(
-        || rest.rfind('@'),
-        |stop| rest[..stop].rfind('@').or_else(|| rest.rfind('@')),
-    );
+    let end = rest
+        .find(['/', '?'])
+        .map_or_else(|| rest.rfind('@'), |stop| rest[..stop].rfind('@').or_else(|| rest.rfind('@')));
     let Some(at) = end else { return text.to_owned() };
     match rest[..at].split_once(':') {
         Some((user, _)) => format!("{scheme}://{user}:{HIDDEN}{}", &rest[at..]),
