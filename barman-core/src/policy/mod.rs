@@ -6,6 +6,9 @@
 pub mod chain;
 pub mod check_backup;
 pub mod freshness;
+pub mod needed_wal;
+pub mod prune;
+pub mod reachability;
 pub mod redundancy;
 pub mod resolve;
 pub mod retention;
