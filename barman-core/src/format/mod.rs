@@ -16,3 +16,5 @@ pub mod control;
 pub mod page;
 pub mod wal_page;
 pub mod xlogdb;
+pub mod history;
+pub mod pg_conf;
