@@ -11,6 +11,7 @@
 //! | [`oracle`] | the original Barman as a black box |
 //! | [`clock`] | [`clock::StepClock`]: time that moves only when told |
 //! | [`fake_pg`] | [`fake_pg::FakePg`]: a scripted PostgreSQL that cuts, delays, refuses, and fails on what it does not expect |
+//! | [`fake_ssh`] | [`fake_ssh::FakeSsh`]: a scripted SSH server with faults |
 //! | [`os`] | the account the servers run as, temporary directories it can read, reserved TCP ports |
 //! | [`fetch`] | the cache of server binaries and its downloads (`cargo xtask setup`) |
 //!
@@ -44,9 +45,11 @@ mod daemon;
 pub mod crash_disk;
 pub mod error;
 pub mod fake_pg;
+pub mod fake_ssh;
 pub mod fetch;
 pub mod oracle;
 pub mod os;
+mod pattern;
 pub mod pg;
 pub mod ssh;
 pub mod world;
