@@ -1,1 +1,19 @@
-//! Room `recovery`.
+//! Bringing a server back: a pure planner, a plan that can be read, and the run that carries it out.
+
+mod error;
+mod path;
+mod planner;
+mod port;
+mod run;
+mod settings;
+mod settle;
+mod verify;
+
+pub use error::RecoveryError;
+pub use planner::StandardPlanner;
+pub use port::{
+    Facts, PlanError, RecoveryPlan, RecoveryPlanner, RecoveryRequest, SettingsPlan, TablespacePlan, TreePlan,
+    WalDelivery, WalPlan,
+};
+pub use run::{RecoveryReport, RunOptions, run};
+pub use settle::{ConfigLine, ConfigReport};

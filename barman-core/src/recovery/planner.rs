@@ -1,0 +1,347 @@
+//! [`StandardPlanner`]: the planner for backups with files and an archive of segments.
+
+use std::collections::HashSet;
+
+use camino::{Utf8Path, Utf8PathBuf};
+
+use super::path::TimelinePath;
+use super::settings;
+use super::{
+    Facts, PlanError, RecoveryPlan, RecoveryPlanner, RecoveryRequest, TablespacePlan, TreePlan, WalDelivery,
+    WalPlan,
+};
+use crate::catalog::Root;
+use crate::model::{
+    BackupInfo, Lsn, PgVersion, SegmentName, SegmentNo, SegmentSize, StopPoint, TargetTimeline, Timeline,
+    WalFileName,
+};
+
+/// Plans from the facts of a backup and the names in an archive. The source server is not needed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StandardPlanner;
+
+impl RecoveryPlanner for StandardPlanner {
+    fn plan(&self, request: &RecoveryRequest, facts: &Facts<'_>) -> Result<RecoveryPlan, PlanError> {
+        let needs = Needs::of(facts.backup)?;
+        let mut warnings = Vec::new();
+        before_end(request, facts.backup, &needs)?;
+        let (path, explicit) = choose_path(request, facts, &needs, &mut warnings)?;
+        let tablespaces = tablespaces(request, facts.backup)?;
+        let trees = trees(request, &tablespaces)?;
+        let log = Log::read(&path, facts, &needs);
+        let reachable = log.judge(request, facts, &needs, &path)?;
+        let wal = match &request.wal {
+            WalDelivery::Fetch { .. } => None,
+            WalDelivery::Copy { directory } => {
+                Some(wal_plan(request, facts, &needs, &path, &log, directory.as_deref()))
+            }
+        };
+        let settings = settings::plan(request, needs.version, wal.as_ref(), explicit)?;
+        let copies = wal.is_some();
+        Ok(RecoveryPlan {
+            backup: facts.backup.id,
+            destination: request.destination.clone(),
+            trees,
+            tablespaces,
+            wal,
+            settings,
+            timeline: path.last().unwrap_or(needs.timeline),
+            reachable: copies.then_some(reachable),
+            warnings,
+        })
+    }
+}
+
+/// Facts without which nothing can be planned.
+struct Needs {
+    timeline: Timeline,
+    version: PgVersion,
+    size: SegmentSize,
+    begin: SegmentNo,
+    end: SegmentNo,
+    end_lsn: Lsn,
+}
+
+impl Needs {
+    fn of(backup: &BackupInfo) -> Result<Self, PlanError> {
+        if !backup.status.is_available() {
+            return Err(PlanError::NotRestorable { status: backup.status });
+        }
+        let missing = |fact| PlanError::Incomplete { id: backup.id, fact };
+        let size = backup.xlog_segment_size;
+        let begin_wal = backup.begin_wal.ok_or_else(|| missing("begin_wal"))?;
+        let end_wal = backup.end_wal.ok_or_else(|| missing("end_wal"))?;
+        Ok(Self {
+            timeline: begin_wal.timeline,
+            version: backup.version.ok_or_else(|| missing("version"))?,
+            size,
+            begin: begin_wal.number(size).ok_or_else(|| missing("begin_wal that fits xlog_segment_size"))?,
+            end: end_wal.number(size).ok_or_else(|| missing("end_wal that fits xlog_segment_size"))?,
+            end_lsn: backup.end_xlog.ok_or_else(|| missing("end_xlog"))?,
+        })
+    }
+}
+
+fn before_end(request: &RecoveryRequest, backup: &BackupInfo, needs: &Needs) -> Result<(), PlanError> {
+    match (&request.target.stop, backup.end_time) {
+        (StopPoint::Time(target), Some(end)) if *target < end => {
+            Err(PlanError::TimeBeforeEnd { target: *target, end })
+        }
+        (StopPoint::Lsn(target), _) if *target < needs.end_lsn => {
+            Err(PlanError::LsnBeforeEnd { target: *target, end: needs.end_lsn })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The timelines to follow, and the id to write into the settings when PostgreSQL's own search would end elsewhere.
+fn choose_path(
+    request: &RecoveryRequest,
+    facts: &Facts<'_>,
+    needs: &Needs,
+    warnings: &mut Vec<String>,
+) -> Result<(TimelinePath, Option<Timeline>), PlanError> {
+    let find = |target| TimelinePath::find(needs.timeline, needs.end_lsn, target, facts.histories);
+    let wanted = |timeline| {
+        find(timeline).map_err(|reason| PlanError::Timeline { timeline, id: facts.backup.id, reason })
+    };
+    match request.target.timeline {
+        TargetTimeline::Current => Ok((TimelinePath::single(needs.timeline), None)),
+        TargetTimeline::Id(timeline) => Ok((wanted(timeline)?, None)),
+        TargetTimeline::Latest => {
+            let newest = facts.histories.iter().map(|h| h.timeline).max().unwrap_or(needs.timeline);
+            Ok((wanted(newest.max(needs.timeline))?, None))
+        }
+        TargetTimeline::Default => {
+            let archive_recovery = request.target.is_point_in_time()
+                || request.standby
+                || matches!(request.wal, WalDelivery::Fetch { .. });
+            // A server that only becomes consistent, or one before 12, stays on the backup's own timeline.
+            if !archive_recovery || !needs.version.has_recovery_signal() {
+                return Ok((TimelinePath::single(needs.timeline), None));
+            }
+            let newest = facts
+                .histories
+                .iter()
+                .map(|h| h.timeline)
+                .filter(|t| *t > needs.timeline)
+                .filter(|t| find(*t).is_ok())
+                .max()
+                .unwrap_or(needs.timeline);
+            let found_by_server = server_latest(needs.timeline, facts);
+            let explicit = (newest != found_by_server).then_some(newest);
+            if let Some(newest) = explicit {
+                warnings.push(format!(
+                    "The archive also holds timelines that do not descend from this backup; \
+                     recovery is told to follow timeline {newest}"
+                ));
+            }
+            Ok((wanted(newest)?, explicit))
+        }
+    }
+}
+
+/// What `findNewestTimeLine` of PostgreSQL's `timeline.c` would find: it tries the next id until there is no history.
+fn server_latest(from: Timeline, facts: &Facts<'_>) -> Timeline {
+    let known: HashSet<Timeline> = facts.histories.iter().map(|h| h.timeline).collect();
+    let mut newest = from;
+    while let Some(next) = newest.get().checked_add(1).and_then(Timeline::new).filter(|t| known.contains(t)) {
+        newest = next;
+    }
+    newest
+}
+
+fn tablespaces(request: &RecoveryRequest, backup: &BackupInfo) -> Result<Vec<TablespacePlan>, PlanError> {
+    let known: Vec<String> = backup.tablespaces.iter().map(|t| t.name.clone()).collect();
+    if let Some(name) = request.tablespaces.keys().find(|name| !known.contains(name)) {
+        return Err(PlanError::UnknownTablespace { name: name.clone(), known });
+    }
+    Ok(backup
+        .tablespaces
+        .iter()
+        .map(|tablespace| TablespacePlan {
+            oid: tablespace.oid,
+            name: tablespace.name.clone(),
+            location: request.tablespaces.get(&tablespace.name).unwrap_or(&tablespace.location).clone(),
+        })
+        .collect())
+}
+
+fn trees(request: &RecoveryRequest, tablespaces: &[TablespacePlan]) -> Result<Vec<TreePlan>, PlanError> {
+    if !request.destination.is_absolute() {
+        return Err(PlanError::Invalid(format!(
+            "The destination '{}' is not an absolute path",
+            request.destination
+        )));
+    }
+    let mut trees: Vec<TreePlan> = Vec::new();
+    for tablespace in tablespaces {
+        let location = &tablespace.location;
+        if !location.is_absolute() {
+            return Err(PlanError::Invalid(format!(
+                "The location '{location}' of tablespace '{}' is not an absolute path",
+                tablespace.name
+            )));
+        }
+        if request.destination.starts_with(location) {
+            return Err(PlanError::Overlap(format!(
+                "Tablespace '{}' would lie in {location}, which holds the destination {}; \
+                 choose another place with --tablespace {}:LOCATION",
+                tablespace.name, request.destination, tablespace.name
+            )));
+        }
+        if let Some(other) = trees.iter().find(|t| overlap(&t.destination, location)) {
+            return Err(PlanError::Overlap(format!(
+                "Tablespace '{}' would lie in {location}, in one place with {}; \
+                 choose another place with --tablespace {}:LOCATION",
+                tablespace.name, other.destination, tablespace.name
+            )));
+        }
+        trees.push(TreePlan { root: Root::Tablespace(tablespace.oid), destination: location.clone() });
+    }
+    trees.push(TreePlan { root: Root::Data, destination: request.destination.clone() });
+    Ok(trees)
+}
+
+fn overlap(a: &Utf8Path, b: &Utf8Path) -> bool {
+    a.starts_with(b) || b.starts_with(a)
+}
+
+/// The archive along the chosen path.
+struct Log {
+    present: HashSet<SegmentName>,
+    /// First segment from the beginning that is missing, `None` when there is no hole before the last one.
+    missing: Option<(SegmentName, Lsn)>,
+    /// One past the last byte without a hole.
+    reach: Lsn,
+}
+
+impl Log {
+    fn read(path: &TimelinePath, facts: &Facts<'_>, needs: &Needs) -> Self {
+        let timelines: HashSet<Timeline> = path.timelines().collect();
+        let present: HashSet<SegmentName> = facts
+            .wals
+            .iter()
+            .filter_map(|entry| entry.name.as_segment())
+            .filter(|name| timelines.contains(&name.timeline))
+            .collect();
+        let last =
+            present.iter().filter_map(|n| n.number(needs.size)).max().map_or(needs.end, |n| n.max(needs.end));
+        let mut log = Self { present, missing: None, reach: Lsn::INVALID };
+        for number in needs.begin.get()..=last.get() {
+            let number = SegmentNo::new(number);
+            let names = path.names(number, needs.size);
+            let start = Lsn::segment_start(number, needs.size).unwrap_or_default();
+            match names.first() {
+                Some(best) if log.present.contains(best) => {
+                    log.reach = start.checked_add(needs.size.bytes()).unwrap_or(start);
+                }
+                Some(best) => {
+                    log.missing = Some((*best, start));
+                    log.reach = start;
+                    break;
+                }
+                None => break,
+            }
+        }
+        log
+    }
+
+    /// Whether the target can be reached; gives how far the archive goes.
+    fn judge(
+        &self,
+        request: &RecoveryRequest,
+        facts: &Facts<'_>,
+        needs: &Needs,
+        path: &TimelinePath,
+    ) -> Result<Lsn, PlanError> {
+        let timeline = path.last().unwrap_or(needs.timeline);
+        if self.reach < needs.end_lsn {
+            let missing =
+                self.missing.map_or_else(|| SegmentName::new(needs.timeline, needs.end, needs.size), |m| m.0);
+            return Err(PlanError::NotConsistent { missing, id: facts.backup.id });
+        }
+        if let StopPoint::Lsn(target) = request.target.stop
+            && target > self.reach
+            && self.missing.is_none()
+        {
+            return Err(PlanError::BeyondArchive { target, timeline, nearest: self.reach });
+        }
+        let Some((missing, nearest)) = self.missing else { return Ok(self.reach) };
+        let target = match &request.target.stop {
+            StopPoint::Immediate => return Ok(self.reach),
+            StopPoint::Lsn(target) if *target <= self.reach => return Ok(self.reach),
+            StopPoint::Time(target) if self.written_after(facts, needs, path, *target) => {
+                return Ok(self.reach);
+            }
+            StopPoint::Lsn(target) => format!("LSN {target}"),
+            StopPoint::Time(target) => format!("time {target}"),
+            StopPoint::Xid(xid) => format!("transaction {xid}"),
+            StopPoint::Name(name) => format!("restore point '{name}'"),
+            // A plain restore replays what it finds; a hole after the end of the backup ends it silently.
+            StopPoint::Latest => "the end of the archive".to_owned(),
+        };
+        Err(PlanError::Hole { missing, target, timeline, nearest })
+    }
+
+    /// Whether the last segment before the hole was closed after the target time, so that the hole does not matter.
+    fn written_after(
+        &self,
+        facts: &Facts<'_>,
+        needs: &Needs,
+        path: &TimelinePath,
+        target: time::OffsetDateTime,
+    ) -> bool {
+        let last = self.reach.previous_segment(needs.size);
+        let names = path.names(last, needs.size);
+        facts
+            .wals
+            .iter()
+            .filter(|entry| entry.name.as_segment().is_some_and(|name| names.contains(&name)))
+            .any(|entry| entry.mtime.as_nanos() > target.unix_timestamp_nanos())
+    }
+}
+
+fn wal_plan(
+    request: &RecoveryRequest,
+    facts: &Facts<'_>,
+    needs: &Needs,
+    path: &TimelinePath,
+    log: &Log,
+    directory: Option<&Utf8Path>,
+) -> WalPlan {
+    let own_directory = !request.target.is_point_in_time();
+    let directory: Utf8PathBuf = if own_directory {
+        request.destination.join(needs.version.wal_directory())
+    } else {
+        directory.map_or_else(|| request.destination.join("barman_wal"), Utf8Path::to_owned)
+    };
+    // Segments after the one that holds the stop point are of no use.
+    let last = match request.target.stop {
+        StopPoint::Immediate => needs.end,
+        StopPoint::Lsn(lsn) => lsn.segment(needs.size).max(needs.end),
+        _ => log.reach.previous_segment(needs.size),
+    };
+    let mut wanted: HashSet<SegmentName> = HashSet::new();
+    for number in needs.begin.get()..=last.get() {
+        wanted.extend(
+            path.names(SegmentNo::new(number), needs.size).into_iter().filter(|n| log.present.contains(n)),
+        );
+    }
+    let chosen = facts.wals.iter().filter(|entry| match &entry.name {
+        WalFileName::Segment(name) => wanted.contains(name),
+        WalFileName::BackupLabel { start, .. } => wanted.contains(start),
+        WalFileName::History(_) => true,
+        WalFileName::Partial(_) => false,
+    });
+    let mut plan = WalPlan { directory, own_directory, files: Vec::new(), stored_bytes: 0 };
+    for entry in chosen {
+        plan.files.push(entry.name);
+        plan.stored_bytes += entry.size;
+    }
+    plan
+}
+
+#[cfg(test)]
+#[path = "planner_tests.rs"]
+mod tests;

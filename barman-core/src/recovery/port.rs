@@ -1,0 +1,279 @@
+//! The seam of this room: [`RecoveryPlanner`], what it is asked, what it knows and what it answers.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use camino::Utf8PathBuf;
+use time::OffsetDateTime;
+
+use crate::catalog::Root;
+use crate::format::history::TimelineHistory;
+use crate::model::{
+    BackupId, BackupInfo, Lsn, Oid, RecoveryTarget, SegmentName, Status, Timeline, WalFileName,
+};
+use crate::wal::WalEntry;
+
+/// Turns a wish into a plan, or into the reason why it cannot be had. Pure: it touches nothing.
+pub trait RecoveryPlanner: Send + Sync {
+    /// Plans a recovery. Nothing has been written when it fails, and nothing when it succeeds.
+    fn plan(&self, request: &RecoveryRequest, facts: &Facts<'_>) -> Result<RecoveryPlan, PlanError>;
+}
+
+/// What the user wants.
+#[derive(Debug, Clone)]
+pub struct RecoveryRequest {
+    /// The data directory to make, absolute.
+    pub destination: Utf8PathBuf,
+    /// Where replay stops.
+    pub target: RecoveryTarget,
+    /// Tablespaces to put elsewhere, by name.
+    pub tablespaces: BTreeMap<String, Utf8PathBuf>,
+    /// How the server will get its WAL.
+    pub wal: WalDelivery,
+    /// Make a standby that follows on (`standby.signal`).
+    pub standby: bool,
+    /// File that recovery settings are appended to (12 and later); `postgresql.auto.conf` when `None`.
+    pub settings_file: Option<String>,
+}
+
+/// How the restored server gets its WAL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WalDelivery {
+    /// It is copied along with the data.
+    Copy {
+        /// Where to, when the target is a point in time; `barman_wal` in the destination when `None`.
+        directory: Option<Utf8PathBuf>,
+    },
+    /// The server fetches it by this `restore_command`; `comment` stands above it.
+    Fetch {
+        /// The command.
+        restore_command: String,
+        /// A line for the reader of the file, without `#`.
+        comment: Option<String>,
+    },
+}
+
+/// What the planner knows.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// The backup to start from.
+    pub backup: &'a BackupInfo,
+    /// Every timeline history in the archive.
+    pub histories: &'a [TimelineHistory],
+    /// Every file in the archive, in archive order, whether or not the index has a line for it.
+    pub wals: &'a [WalEntry],
+}
+
+/// Everything that a recovery will do. Display prints it for the user.
+#[derive(Debug, Clone)]
+pub struct RecoveryPlan {
+    /// From which backup.
+    pub backup: BackupId,
+    /// The data directory.
+    pub destination: Utf8PathBuf,
+    /// Data directory and tablespaces, in the order in which they are written.
+    pub trees: Vec<TreePlan>,
+    /// Links in `pg_tblspc`.
+    pub tablespaces: Vec<TablespacePlan>,
+    /// WAL to copy; `None` when the server fetches it.
+    pub wal: Option<WalPlan>,
+    /// What is written for recovery; `None` for a plain restore that only becomes consistent.
+    pub settings: Option<SettingsPlan>,
+    /// The timeline that is followed.
+    pub timeline: Timeline,
+    /// The last position that the archive allows on that timeline, when WAL is copied.
+    pub reachable: Option<Lsn>,
+    /// Things the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// One tree to write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TreePlan {
+    /// Which tree of the backup.
+    pub root: Root,
+    /// Where to.
+    pub destination: Utf8PathBuf,
+}
+
+/// One tablespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TablespacePlan {
+    /// Name of the link.
+    pub oid: Oid,
+    /// The tablespace's name.
+    pub name: String,
+    /// Where it will lie.
+    pub location: Utf8PathBuf,
+}
+
+/// WAL to copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WalPlan {
+    /// Where to, absolute.
+    pub directory: Utf8PathBuf,
+    /// Whether it is the server's own WAL directory, where each file gets a `.done` mark.
+    pub own_directory: bool,
+    /// What, in archive order.
+    pub files: Vec<WalFileName>,
+    /// Bytes as stored in the archive.
+    pub stored_bytes: u64,
+}
+
+/// What is written for recovery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SettingsPlan {
+    /// File the lines go to, relative to the destination.
+    pub file: String,
+    /// The lines, in Barman's order.
+    pub lines: Vec<String>,
+    /// `recovery.signal` or `standby.signal`; `None` before 12.
+    pub signal: Option<&'static str>,
+}
+
+impl fmt::Display for RecoveryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "Restore of backup {} on timeline {}", self.backup, self.timeline)?;
+        for tree in &self.trees {
+            let what = match tree.root {
+                Root::Data => "data directory".to_owned(),
+                Root::Tablespace(oid) => format!("tablespace {oid}"),
+            };
+            writeln!(f, "  write {what} to {}", tree.destination)?;
+        }
+        for tablespace in &self.tablespaces {
+            writeln!(f, "  link pg_tblspc/{} to {}", tablespace.oid, tablespace.location)?;
+        }
+        if let Some(wal) = &self.wal {
+            let range = match (wal.files.first(), wal.files.last()) {
+                (Some(first), Some(last)) => format!(" ({first} to {last})"),
+                _ => String::new(),
+            };
+            writeln!(
+                f,
+                "  copy {} WAL files{range}, {} bytes as stored, to {}",
+                wal.files.len(),
+                wal.stored_bytes,
+                wal.directory
+            )?;
+        }
+        if let Some(settings) = &self.settings {
+            writeln!(f, "  write to {}:", settings.file)?;
+            for line in &settings.lines {
+                writeln!(f, "    {line}")?;
+            }
+            if let Some(signal) = settings.signal {
+                writeln!(f, "  make {signal}")?;
+            }
+        }
+        if let Some(reachable) = self.reachable {
+            writeln!(f, "  WAL reaches {reachable}")?;
+        }
+        for warning in &self.warnings {
+            writeln!(f, "  note: {warning}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a recovery cannot be planned. Each names the nearest thing that can be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// The backup is not complete.
+    #[error("backup status is not DONE")]
+    NotRestorable {
+        /// What it is.
+        status: Status,
+    },
+    /// The backup lacks facts that a restore needs.
+    #[error("Backup {id} has no {fact}, so that it cannot be restored")]
+    Incomplete {
+        /// The backup.
+        id: BackupId,
+        /// The missing key.
+        fact: &'static str,
+    },
+    /// The target lies before the backup is consistent.
+    #[error(
+        "The requested target time {target} is before the backup end time {end}; restore from an older backup, or to {end} or later"
+    )]
+    TimeBeforeEnd {
+        /// What was asked.
+        target: OffsetDateTime,
+        /// The nearest reachable time.
+        end: OffsetDateTime,
+    },
+    /// The same for a position.
+    #[error(
+        "The requested target LSN {target} is before the backup end LSN {end}; restore from an older backup, or to {end} or later"
+    )]
+    LsnBeforeEnd {
+        /// What was asked.
+        target: Lsn,
+        /// The nearest reachable position.
+        end: Lsn,
+    },
+    /// WAL is missing that the target needs.
+    #[error(
+        "WAL file {missing} is not in the archive, so that {target} cannot be reached on timeline {timeline}; \
+         the nearest reachable point is LSN {nearest} (--target-lsn {nearest})"
+    )]
+    Hole {
+        /// The first missing segment.
+        missing: SegmentName,
+        /// What was asked, in words.
+        target: String,
+        /// The timeline that is followed.
+        timeline: Timeline,
+        /// The last position before the hole.
+        nearest: Lsn,
+    },
+    /// WAL is missing that every restore of this backup needs.
+    #[error(
+        "WAL file {missing} is not in the archive, and backup {id} cannot become consistent without it; \
+         restore from another backup"
+    )]
+    NotConsistent {
+        /// The first missing segment.
+        missing: SegmentName,
+        /// The backup.
+        id: BackupId,
+    },
+    /// The position lies beyond what is archived.
+    #[error(
+        "The archive reaches LSN {nearest} on timeline {timeline}, not {target}; the nearest reachable point is {nearest}"
+    )]
+    BeyondArchive {
+        /// What was asked.
+        target: Lsn,
+        /// The timeline that is followed.
+        timeline: Timeline,
+        /// The last archived position.
+        nearest: Lsn,
+    },
+    /// The timeline is not in the archive or does not come from the backup.
+    #[error("Timeline {timeline} cannot be reached from backup {id}: {reason}")]
+    Timeline {
+        /// What was asked.
+        timeline: Timeline,
+        /// The backup.
+        id: BackupId,
+        /// Why.
+        reason: String,
+    },
+    /// A tablespace rule names no tablespace of the backup.
+    #[error("Invalid tablespace name '{name}'")]
+    UnknownTablespace {
+        /// The name.
+        name: String,
+        /// Those there are.
+        known: Vec<String>,
+    },
+    /// Two trees would lie in one place, or one in another where it must not.
+    #[error("{0}")]
+    Overlap(String),
+    /// A setting that needs something else.
+    #[error("{0}")]
+    Invalid(String),
+}

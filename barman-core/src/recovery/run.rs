@@ -1,0 +1,424 @@
+//! Carrying out a [`RecoveryPlan`]: the order of I23, every byte verified on its way (I24).
+
+use std::collections::VecDeque;
+use std::io::{self, Read};
+use std::sync::Mutex;
+
+use camino::{Utf8Path, Utf8PathBuf};
+
+use super::settle::{self, ConfigReport};
+use super::verify::Verifying;
+use super::{RecoveryError, RecoveryPlan, TreePlan, WalPlan};
+use crate::backup::Throttle;
+use crate::catalog::{BackupReader, FileProof, Root};
+use crate::ctx::{Cancel, Ctx, Event, Unit};
+use crate::model::{Entry, FileTime, WalFileName};
+use crate::transport::{FileOp, Lane, Probe, ProbeKind, StoreContent, StoreItem, Transport, TransportError};
+use crate::wal::WalArchive;
+
+/// How a plan is carried out.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// Parallel workers, at least 1.
+    pub jobs: usize,
+    /// Most bytes a second, all workers together.
+    pub bandwidth: Option<u64>,
+}
+
+/// What a recovery did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// What was found in and done to configuration files.
+    pub config: ConfigReport,
+    /// Files written.
+    pub files: u64,
+    /// Bytes written.
+    pub bytes: u64,
+    /// Files of the backup for which no digest is known, so that they could not be verified (backups of Barman's own).
+    pub unverified: u64,
+}
+
+/// Carries out a plan.
+///
+/// Data first, then configuration and signal files, everything durable, `global/pg_control` last and by rename: a
+/// destination whose restore was cut short cannot be started.
+pub fn run(
+    plan: &RecoveryPlan,
+    reader: &dyn BackupReader,
+    archive: &dyn WalArchive,
+    transport: &dyn Transport,
+    options: &RunOptions,
+    ctx: &Ctx<'_>,
+) -> Result<RecoveryReport, RecoveryError> {
+    let throttle = Throttle::new(options.bandwidth);
+    let run = Run { plan, reader, archive, transport, options, throttle, ctx };
+    let mut lane = transport.lane()?;
+    run.prepare(lane.as_mut())?;
+    let mut report = RecoveryReport::default();
+    ctx.info("Copying the base backup.");
+    run.write_trees(&mut report)?;
+    run.link_tablespaces(lane.as_mut())?;
+    if let Some(wal) = &plan.wal {
+        run.write_wal(wal, lane.as_mut(), &mut report)?;
+    }
+    if plan.settings.is_some() {
+        ctx.info("Generating recovery configuration");
+    }
+    ctx.info("Identify dangerous settings in destination directory.");
+    report.config = settle::configure(plan, reader, lane.as_mut())?;
+    run.make_durable(lane.as_mut())?;
+    run.control(lane.as_mut())?;
+    Ok(report)
+}
+
+struct Run<'a> {
+    plan: &'a RecoveryPlan,
+    reader: &'a dyn BackupReader,
+    archive: &'a dyn WalArchive,
+    transport: &'a dyn Transport,
+    options: &'a RunOptions,
+    throttle: Throttle,
+    ctx: &'a Ctx<'a>,
+}
+
+impl Run<'_> {
+    /// Every place must be empty and writable, and there must be room. Nothing is written before all of that is known.
+    fn prepare(&self, lane: &mut dyn Lane) -> Result<(), RecoveryError> {
+        let mut places: Vec<Utf8PathBuf> = self.plan.trees.iter().map(|t| t.destination.clone()).collect();
+        places.push(self.plan.destination.join("postmaster.pid"));
+        let probes = lane.probe(&places)?;
+        let in_use = probes.last().is_some_and(|p| p.kind == ProbeKind::File);
+        for (tree, probe) in self.plan.trees.iter().zip(&probes) {
+            self.judge(tree, probe, in_use)?;
+        }
+        self.enough_room(&probes)?;
+        let mut ops = Vec::new();
+        for tree in &self.plan.trees {
+            ops.push(FileOp::MakeDirs { path: tree.destination.clone(), mode: 0o700 });
+            ops.push(FileOp::ProveWritable(tree.destination.clone()));
+        }
+        Ok(lane.apply(&ops)?)
+    }
+
+    fn judge(&self, tree: &TreePlan, probe: &Probe, in_use: bool) -> Result<(), RecoveryError> {
+        let path = tree.destination.clone();
+        match (probe.kind, tree.root) {
+            (ProbeKind::Missing | ProbeKind::EmptyDirectory, _) => Ok(()),
+            (ProbeKind::Directory, Root::Data) if in_use => Err(RecoveryError::InUse { path }),
+            (ProbeKind::Directory, Root::Data) => Err(RecoveryError::NotEmpty { path }),
+            (ProbeKind::Directory, Root::Tablespace(oid)) => {
+                let name = self.plan.tablespaces.iter().find(|t| t.oid == oid).map(|t| t.name.clone());
+                Err(RecoveryError::TablespaceNotEmpty { path, name: name.unwrap_or_else(|| oid.to_string()) })
+            }
+            (ProbeKind::Denied, _) => Err(RecoveryError::Unusable { path, why: "it may not be looked into" }),
+            (ProbeKind::File | ProbeKind::Other, _) => {
+                Err(RecoveryError::Unusable { path, why: "it is there and is not a directory" })
+            }
+        }
+    }
+
+    fn enough_room(&self, probes: &[Probe]) -> Result<(), RecoveryError> {
+        for (tree, probe) in self.plan.trees.iter().zip(probes) {
+            let mut needed: u64 = self.reader.files(tree.root)?.iter().map(|e| e.size).sum();
+            if tree.root == Root::Data {
+                let segments = self.plan.wal.as_ref().map_or(0, |w| w.files.len() as u64);
+                needed = needed
+                    .saturating_add(segments.saturating_mul(self.reader.info().xlog_segment_size.bytes()));
+            }
+            if let Some(free) = probe.free.filter(|free| *free < needed) {
+                return Err(RecoveryError::NoRoom { path: tree.destination.clone(), needed, free });
+            }
+        }
+        Ok(())
+    }
+
+    fn write_trees(&self, report: &mut RecoveryReport) -> Result<(), RecoveryError> {
+        let proofs = self.reader.proofs()?.map(ProofTable::new);
+        for tree in &self.plan.trees {
+            let entries: Vec<Entry> =
+                self.reader.files(tree.root)?.into_iter().filter(|e| self.belongs(tree.root, e)).collect();
+            let (directories, files): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(Entry::is_dir);
+            self.write_directories(tree, directories)?;
+            let bytes = files.iter().map(|f| f.size).sum();
+            let stage = match tree.root {
+                Root::Data => "Restoring data".to_owned(),
+                Root::Tablespace(oid) => format!("Restoring tablespace {oid}"),
+            };
+            self.stage(&stage, bytes);
+            let mut files: Vec<Entry> = files.into_iter().filter(Entry::is_file).collect();
+            files.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.path.cmp(&b.path)));
+            let unverified = files.iter().filter(|f| proof_of(&proofs, tree.root, &f.path).is_none()).count();
+            report.unverified += unverified as u64;
+            let count = files.len();
+            let queue = Mutex::new(VecDeque::from(files));
+            let (written, size) = self.workers(count, &tree.destination, &|stop| {
+                let entry = lock(&queue).pop_front()?;
+                Some(self.data_item(tree.root, entry, &proofs, stop))
+            })?;
+            self.ctx.progress.event(&Event::StageFinished);
+            report.files += written;
+            report.bytes += size;
+        }
+        Ok(())
+    }
+
+    /// What of a tree is written as it is. `pg_control` comes last, configuration files are rewritten, WAL, links and
+    /// what a running server left behind have no place in the result.
+    fn belongs(&self, root: Root, entry: &Entry) -> bool {
+        if root != Root::Data {
+            return true;
+        }
+        let path = entry.path.as_path();
+        let mut parts = path.components().map(|c| c.as_str());
+        let (top, below) = (parts.next().unwrap_or_default(), parts.next().is_some());
+        let emptied = below && matches!(top, "pg_log" | "log" | "pg_xlog" | "pg_wal" | "pg_tblspc");
+        let left = matches!(
+            path.as_str(),
+            "postmaster.pid"
+                | "recovery.conf"
+                | "tablespace_map"
+                | "recovery.signal"
+                | "standby.signal"
+                | "global/pg_control"
+                | "backup_manifest"
+        );
+        !emptied && !left && !(entry.is_file() && settle::is_rewritten(self.plan, path))
+    }
+
+    fn write_directories(&self, tree: &TreePlan, directories: Vec<Entry>) -> Result<(), RecoveryError> {
+        let mut lane = self.transport.lane()?;
+        let top = (tree.root == Root::Data).then(|| directory("", 0o700));
+        let wal = (tree.root == Root::Data)
+            .then(|| self.reader.info().version)
+            .flatten()
+            .map(|version| directory(version.wal_directory(), 0o700));
+        let mut items = top
+            .into_iter()
+            .chain(directories.into_iter().map(|d| directory(d.path.as_str(), d.mode)))
+            .chain(wal)
+            .map(Ok);
+        lane.store(&tree.destination, &mut items)?;
+        Ok(())
+    }
+
+    fn data_item(
+        &self,
+        root: Root,
+        entry: Entry,
+        proofs: &Option<ProofTable>,
+        stop: &Cancel,
+    ) -> Result<StoreItem, TransportError> {
+        self.go_on(stop)?;
+        // Whole files at a time: the rate holds over the restore, not over each moment of it.
+        self.throttle.take(usize::try_from(entry.size).unwrap_or(usize::MAX), self.ctx.clock, stop)?;
+        let source =
+            |e: io::Error| TransportError::Source { target: self.transport.target().to_owned(), source: e };
+        let bytes =
+            self.reader.open(root, &entry.path).map_err(|e| source(io::Error::other(e.to_string())))?;
+        let proof = proof_of(proofs, root, &entry.path);
+        if let Some(proof) = proof
+            && proof.size != entry.size
+        {
+            let path = self.reader.location(root).join(&entry.path);
+            return Err(source(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!(
+                    "{path} has {} bytes in the backup, {} were stored: the backup is damaged",
+                    entry.size, proof.size
+                ),
+            )));
+        }
+        self.ctx.progress.event(&Event::Advanced { by: entry.size });
+        let name = self.reader.location(root).join(&entry.path);
+        let bytes: Box<dyn Read + Send> = match proof {
+            Some(proof) => Box::new(Verifying::new(bytes, name, proof.size, proof.crc32c)),
+            None => bytes,
+        };
+        Ok(StoreItem {
+            path: entry.path,
+            mode: entry.mode,
+            mtime: proof.map_or(entry.mtime, |p| p.mtime),
+            content: StoreContent::File { size: entry.size, bytes },
+        })
+    }
+
+    fn link_tablespaces(&self, lane: &mut dyn Lane) -> Result<(), RecoveryError> {
+        let links = self.plan.destination.join("pg_tblspc");
+        let mut ops = vec![FileOp::MakeDirs { path: links.clone(), mode: 0o700 }];
+        for tablespace in &self.plan.tablespaces {
+            self.ctx.info(format!("\t{}, {}, {}", tablespace.oid, tablespace.name, tablespace.location));
+            ops.push(FileOp::Symlink {
+                link: links.join(tablespace.oid.to_string()),
+                target: tablespace.location.clone(),
+            });
+        }
+        Ok(lane.apply(&ops)?)
+    }
+
+    fn write_wal(
+        &self,
+        wal: &WalPlan,
+        lane: &mut dyn Lane,
+        report: &mut RecoveryReport,
+    ) -> Result<(), RecoveryError> {
+        self.ctx.info("Copying required WAL segments.");
+        lane.apply(&[FileOp::MakeDirs { path: wal.directory.clone(), mode: 0o700 }])?;
+        let segment = self.reader.info().xlog_segment_size.bytes();
+        let segments = wal.files.iter().filter(|n| n.as_segment().is_some()).count() as u64;
+        self.stage("Restoring WAL", segments.saturating_mul(segment));
+        let queue: Mutex<VecDeque<WalFileName>> = Mutex::new(wal.files.iter().copied().collect());
+        let (files, bytes) = self.workers(wal.files.len(), &wal.directory, &|stop| {
+            let name = lock(&queue).pop_front()?;
+            Some(self.wal_item(name, segment, stop))
+        })?;
+        self.ctx.progress.event(&Event::StageFinished);
+        report.files += files;
+        report.bytes += bytes;
+        if wal.own_directory {
+            self.ctx.info("Generating archive status files");
+            let marks = wal.files.iter().map(|name| Ok(empty_file(&format!("{name}.done"))));
+            let status = wal.directory.join("archive_status");
+            lane.apply(&[FileOp::MakeDirs { path: status.clone(), mode: 0o700 }])?;
+            lane.store(&status, &mut { marks })?;
+        }
+        Ok(())
+    }
+
+    fn wal_item(&self, name: WalFileName, segment: u64, stop: &Cancel) -> Result<StoreItem, TransportError> {
+        self.go_on(stop)?;
+        let source =
+            |e: io::Error| TransportError::Source { target: self.transport.target().to_owned(), source: e };
+        let failed = |e: crate::wal::WalError| source(io::Error::other(e.to_string()));
+        let entry = self.archive.find(&name).map_err(failed)?;
+        let mtime = entry.map(|e| e.mtime).unwrap_or_default();
+        let mut bytes = self.archive.open(&name).map_err(failed)?;
+        let content = if name.as_segment().is_some() {
+            self.ctx.progress.event(&Event::Advanced { by: segment });
+            StoreContent::File { size: segment, bytes }
+        } else {
+            // History files and backup labels are a few hundred bytes.
+            let mut small = Vec::new();
+            bytes.read_to_end(&mut small).map_err(source)?;
+            StoreContent::File { size: small.len() as u64, bytes: Box::new(io::Cursor::new(small)) }
+        };
+        Ok(StoreItem { path: name.to_string().into(), mode: 0o600, mtime, content })
+    }
+
+    /// Lets workers store what `next` gives until it gives nothing more. The first error stops all and is returned.
+    fn workers(
+        &self,
+        items: usize,
+        root: &Utf8Path,
+        next: &(dyn Fn(&Cancel) -> Option<Result<StoreItem, TransportError>> + Sync),
+    ) -> Result<(u64, u64), RecoveryError> {
+        let count = self.options.jobs.clamp(1, items.max(1));
+        let stop = Cancel::new();
+        let outcomes: Vec<Result<_, TransportError>> = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..count)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let outcome = self.transport.lane().and_then(|mut lane| {
+                            let mut items = std::iter::from_fn(|| next(&stop));
+                            lane.store(root, &mut items)
+                        });
+                        if outcome.is_err() {
+                            stop.cancel();
+                        }
+                        outcome
+                    })
+                })
+                .collect();
+            workers
+                .into_iter()
+                .map(|worker| {
+                    worker.join().unwrap_or_else(|_| {
+                        Err(TransportError::Protocol {
+                            target: self.transport.target().to_owned(),
+                            doing: "writing files".to_owned(),
+                            reason: "a worker ended unexpectedly; this is a bug".to_owned(),
+                        })
+                    })
+                })
+                .collect()
+        });
+        let mut sum = (0, 0);
+        let mut error = None;
+        for outcome in outcomes {
+            match outcome {
+                Ok(report) => sum = (sum.0 + report.files, sum.1 + report.bytes),
+                // Those that were only told to stop say nothing new.
+                Err(TransportError::Cancelled(_)) if error.is_some() => {}
+                Err(other) if matches!(error, None | Some(TransportError::Cancelled(_))) => {
+                    error = Some(other)
+                }
+                Err(_) => {}
+            }
+        }
+        error.map_or(Ok(sum), |e| Err(e.into()))
+    }
+
+    fn make_durable(&self, lane: &mut dyn Lane) -> Result<(), RecoveryError> {
+        for tree in &self.plan.trees {
+            lane.sync(&tree.destination)?;
+        }
+        if let Some(wal) = self.plan.wal.as_ref().filter(|w| !w.directory.starts_with(&self.plan.destination))
+        {
+            lane.sync(&wal.directory)?;
+        }
+        Ok(())
+    }
+
+    /// The file without which no server starts, under its final name only when all else is durable.
+    fn control(&self, lane: &mut dyn Lane) -> Result<(), RecoveryError> {
+        self.ctx.cancel.check()?;
+        let path = Utf8Path::new("global/pg_control");
+        let proofs = self.reader.proofs()?.map(ProofTable::new);
+        let bytes = self.reader.open(Root::Data, path)?;
+        let name = self.reader.location(Root::Data).join(path);
+        let mut content = Vec::new();
+        let read = match proof_of(&proofs, Root::Data, path) {
+            Some(proof) => {
+                Verifying::new(bytes, name.clone(), proof.size, proof.crc32c).read_to_end(&mut content)
+            }
+            None => { bytes }.read_to_end(&mut content),
+        };
+        read.map_err(|source| RecoveryError::Damaged { path: name, reason: source.to_string() })?;
+        lane.apply(&[FileOp::WriteFile { path: self.plan.destination.join(path), content, mode: 0o600 }])?;
+        Ok(())
+    }
+
+    fn go_on(&self, stop: &Cancel) -> Result<(), TransportError> {
+        stop.check()?;
+        Ok(self.ctx.cancel.check()?)
+    }
+
+    fn stage(&self, stage: &str, total: u64) {
+        self.ctx.progress.event(&Event::StageStarted { stage, total: Some(total), unit: Unit::Bytes });
+    }
+}
+
+/// The rows of the full manifest, found by tree and path.
+struct ProofTable(std::collections::HashMap<(Root, Utf8PathBuf), FileProof>);
+
+impl ProofTable {
+    fn new(rows: Vec<FileProof>) -> Self {
+        Self(rows.into_iter().map(|row| ((row.root, row.path.clone()), row)).collect())
+    }
+}
+
+fn proof_of<'a>(proofs: &'a Option<ProofTable>, root: Root, path: &Utf8Path) -> Option<&'a FileProof> {
+    proofs.as_ref()?.0.get(&(root, path.to_owned()))
+}
+
+fn directory(path: &str, mode: u32) -> StoreItem {
+    StoreItem { path: path.into(), mode, mtime: FileTime::default(), content: StoreContent::Directory }
+}
+
+fn empty_file(path: &str) -> StoreItem {
+    let content = StoreContent::File { size: 0, bytes: Box::new(io::empty()) };
+    StoreItem { path: path.into(), mode: 0o600, mtime: FileTime::default(), content }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
