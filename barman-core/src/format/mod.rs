@@ -14,6 +14,7 @@ pub mod text;
 pub mod timestamp;
 pub mod control;
 pub mod page;
+pub mod tar;
 pub mod wal_page;
 pub mod xlogdb;
 pub mod history;
