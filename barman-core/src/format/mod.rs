@@ -15,6 +15,7 @@ pub mod timestamp;
 pub mod control;
 pub mod page;
 pub mod tar;
+pub mod backup_label;
 pub mod wal_page;
 pub mod xlogdb;
 pub mod history;
