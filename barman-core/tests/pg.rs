@@ -3,6 +3,7 @@
 mod admin;
 mod backup;
 mod login;
+mod tls;
 mod trouble;
 
 use barman_core::ctx::Cancel;

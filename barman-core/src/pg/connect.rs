@@ -12,7 +12,7 @@ use super::environment::Environment;
 use super::error::PgError;
 use super::settings::{Host, Settings, Wanted};
 use super::socket::Socket;
-use super::tls::Tls;
+use super::tls::{self, Tls};
 use super::wire::Connection;
 use crate::format::conninfo::ConnInfo;
 
@@ -31,8 +31,10 @@ impl Connection {
     pub async fn connect(info: &ConnInfo, environment: &Environment) -> Result<Self, PgError> {
         let settings = Settings::resolve(info, environment)?;
         let tls = Tls::new(&settings)?;
+        // Wrong words are told before anyone is asked anything.
+        Credentials::new(&settings, None, None)?;
         let mut connection = any_host(&settings, &tls).await?;
-        connection.warnings.extend(settings.warnings);
+        connection.warnings.clone_from(&settings.warnings);
         Ok(connection)
     }
 
@@ -55,7 +57,7 @@ impl Connection {
     }
 }
 
-async fn any_host(settings: &Settings, tls: &Tls) -> Result<Connection, PgError> {
+async fn any_host(settings: &Settings, tls: &Tls<'_>) -> Result<Connection, PgError> {
     let mut errors = Vec::new();
     let passes: &[Wanted] = match settings.wanted {
         Wanted::PreferStandby => &[Wanted::Standby, Wanted::Any],
@@ -137,7 +139,7 @@ fn endpoint(host: &Host, address: &Address) -> String {
 
 async fn suitable(
     settings: &Settings,
-    tls: &Tls,
+    tls: &Tls<'_>,
     host: &Host,
     address: &Address,
     wanted: Wanted,
@@ -146,7 +148,9 @@ async fn suitable(
     let attempts = if encrypted { tls.attempts() } else { &[false][..] };
     let mut first: Option<PgError> = None;
     for &with_tls in attempts {
-        let attempt = attempt(settings, tls, host, address, with_tls, wanted);
+        // Whether this attempt is encrypted: the server may have no TLS, and then a second one would be the same again.
+        let mut encrypted = with_tls;
+        let attempt = attempt(settings, tls, host, address, &mut encrypted, wanted);
         let result = match settings.connect_timeout {
             None => attempt.await,
             Some(limit) => tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| {
@@ -166,6 +170,9 @@ async fn suitable(
             }
             Err(error) => first = Some(more_telling(first, error)),
         }
+        if encrypted != with_tls {
+            break;
+        }
     }
     Err(first.unwrap_or_else(|| PgError::settings("no way to connect is left")))
 }
@@ -173,17 +180,17 @@ async fn suitable(
 /// Of two refusals (with and without TLS) the one that got further: "no pg_hba.conf entry" says least.
 fn more_telling(first: Option<PgError>, second: PgError) -> PgError {
     match first {
-        Some(first) if first.sqlstate() != Some("28000") => first,
+        Some(first) if first.sqlstate() != Some("28000") || matches!(second, PgError::Tls { .. }) => first,
         _ => second,
     }
 }
 
 async fn attempt(
     settings: &Settings,
-    tls: &Tls,
+    tls: &Tls<'_>,
     host: &Host,
     address: &Address,
-    with_tls: bool,
+    encrypted: &mut bool,
     wanted: Wanted,
 ) -> Result<Connection, PgError> {
     let endpoint = endpoint(host, address);
@@ -196,12 +203,31 @@ async fn attempt(
         }
         Address::Tcp(address) => {
             let stream = tcp(settings, *address).await.map_err(unreachable)?;
-            if with_tls { tls.negotiate(stream, host, &endpoint).await? } else { (Socket::Tcp(stream), None) }
+            if *encrypted {
+                tls.negotiate(stream, host, &endpoint).await?
+            } else {
+                (Socket::Tcp(stream), None)
+            }
         }
     };
-    let mut connection = Connection::new(socket, endpoint);
+    *encrypted = matches!(socket, Socket::Tls(_));
+    let mut connection = Connection::new(socket, endpoint.clone());
     let credentials = Credentials::new(settings, host.password.as_ref(), end_point)?;
-    connection.start(settings, &credentials).await?;
+    connection.start(settings, &credentials).await.map_err(|error| match error {
+        // With TLS 1.3 the server judges our certificate after the handshake, and says so by an alert.
+        PgError::Lost { source: Some(source) }
+            if source.get_ref().is_some_and(|e| e.is::<rustls::Error>()) =>
+        {
+            PgError::Tls { endpoint: endpoint.clone(), reason: tls::reason(&source) }
+        }
+        PgError::Lost { source } => PgError::Unreachable {
+            endpoint: endpoint.clone(),
+            source: source.unwrap_or_else(|| {
+                io::Error::new(io::ErrorKind::UnexpectedEof, "server closed the connection unexpectedly")
+            }),
+        },
+        other => other,
+    })?;
     check_kind(&mut connection, wanted).await?;
     Ok(connection)
 }

@@ -19,8 +19,10 @@ mod settings;
 mod socket;
 mod startup;
 mod tls;
+mod verify;
 mod wal;
 mod wire;
+mod x509;
 
 pub use admin::{ArchiverStats, ConfigFiles, Setting};
 pub use backup::{BackupStart, BackupStop};
