@@ -1,7 +1,7 @@
 //! What options mean together: the combinations by which a server is disabled, and the values that are forced. The
 //! order of the messages is Barman's, since most commands print only the first.
 
-use super::conninfo::is_connection_string;
+use super::conninfo::{is_connection_string, redacted};
 use super::late::{LATE, Retention, complaints};
 use super::load::{Notice, Severity};
 use super::server::ServerConfig;
@@ -25,6 +25,7 @@ fn connections(server: &mut ServerConfig) {
     let options = &server.options;
     let bad = |text: &Option<String>| {
         let text = text.as_deref().filter(|text| !is_connection_string(text))?;
+        let text = redacted(text);
         Some(format!("Cannot connect to postgres: \"{text}\" is not a valid connection string"))
     };
     let missing = |option: &str| format!("Missing '{option}' parameter for server '{name}'");
@@ -48,8 +49,10 @@ fn method(server: &mut ServerConfig) {
     let messages = &mut server.messages;
     let method = options.backup_method;
     let reuses = matches!(options.reuse_backup, Some(ReuseBackup::Copy | ReuseBackup::Link));
-    let limits_bandwidth = options.bandwidth_limit.is_some_and(|limit| limit.0 != 0);
-    let limits_tablespaces = options.tablespace_bandwidth_limit.is_some();
+    // These two are still texts when Barman looks here: zero and nonsense count as set.
+    let written = |key| matches!(server.late.get(key), Some(Some(_)));
+    let limits_bandwidth = written("bandwidth_limit");
+    let limits_tablespaces = written("tablespace_bandwidth_limit");
     let compresses = options.backup_compression.is_some();
     let needs_ssh = matches!(method, BackupMethod::Rsync | BackupMethod::Snapshot);
     if needs_ssh && options.ssh_command.is_none() {

@@ -2,6 +2,7 @@
 
 use camino::Utf8PathBuf;
 
+use super::conninfo::redacted;
 use crate::format::ini::IniError;
 use crate::io::IoError;
 
@@ -93,8 +94,13 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// The lines that Barman prints on stderr, prefix included, before it exits with 1.
+    /// The lines that Barman prints on stderr, prefix included, before it exits with 1. Passwords in lines of a file
+    /// that are quoted are hidden.
     pub fn lines(&self) -> Vec<String> {
+        self.raw_lines().iter().map(|line| redacted(line)).collect()
+    }
+
+    fn raw_lines(&self) -> Vec<String> {
         match self {
             Self::NoFile(_) => vec![self.to_string()],
             Self::Ini(_) | Self::NoBarmanSection | Self::BadSwitch { .. } => {

@@ -1,7 +1,6 @@
 //! What is configured but cannot be done yet. Nothing that is configured is ignored in silence: the operation that
 //! would need it refuses, the others warn.
 
-use super::schema::ServerOptions;
 use super::server::ServerConfig;
 use super::types::Location;
 use super::words::BackupMethod;
@@ -27,96 +26,95 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// Whether [`refusals`] stop the operation; else they are warnings. Looking goes on, and so does a restore, except
-    /// that what it needs itself (a hook, the cloud) is refused where it comes to it.
+    /// Whether what [`refusals`] says stops the operation. Looking and restoring go on, and it is a warning: nobody is
+    /// to be kept from getting data back by a configuration. What cannot be done without the option fails by itself.
     pub fn stops(self) -> bool {
         !matches!(self, Self::Look | Self::Restore)
     }
 }
 
-/// One sentence for each configured option that `operation` would need and this version does not have.
+/// One sentence for each configured option that `operation` would need and this version does not have. For
+/// [`Operation::Look`]: all that any operation lacks.
 pub fn refusals(server: &ServerConfig, operation: Operation) -> Vec<String> {
-    let mut missing = Vec::new();
+    use Operation::{Archive, Backup, Delete, Receive, Restore, Sync};
     let options = &server.options;
-    let mut lacking = |option: &str, value: &str| {
-        missing
-            .push(format!("{option} = {value} is not available in this version (server '{}')", server.name));
-    };
-    let touches_backups = !matches!(operation, Operation::Archive | Operation::Receive);
-    let touches_wal = true;
-    if matches!(operation, Operation::Backup) {
-        match options.backup_method {
-            BackupMethod::Rsync | BackupMethod::LocalRsync => {}
-            other => lacking("backup_method", other.as_str()),
+    let name = &server.name;
+    let mut found = Vec::new();
+    let mut lacking = |option: &str, value: &str, needed_by: &[Operation]| {
+        if operation == Operation::Look || needed_by.contains(&operation) {
+            found.push(format!("{option} = {value} of server '{name}' is not available in this version"));
         }
+    };
+    match options.backup_method {
+        BackupMethod::Rsync | BackupMethod::LocalRsync => {}
+        method => lacking("backup_method", method.as_str(), &[Backup]),
     }
-    if touches_backups && let Location::Cloud(url) = &options.basebackups_directory {
-        lacking("basebackups_directory", url);
+    if let Location::Cloud(_) = options.basebackups_directory {
+        lacking("basebackups_directory", "(a cloud URL)", &[Backup, Delete, Restore]);
     }
-    if touches_wal && let Location::Cloud(url) = &options.wals_directory {
-        lacking("wals_directory", url);
+    if let Location::Cloud(_) = options.wals_directory {
+        lacking("wals_directory", "(a cloud URL)", &[Backup, Archive, Delete, Restore, Receive]);
     }
     if options.encryption.is_some() {
-        lacking("encryption", "gpg");
+        lacking("encryption", "gpg", &[Backup, Archive, Restore, Receive]);
     }
-    if options.streaming_archiver
-        && matches!(operation, Operation::Receive | Operation::Backup | Operation::Archive)
-    {
-        lacking("streaming_archiver", "on");
+    if options.streaming_archiver {
+        // With the file archiver on as well, WAL arrives without streaming.
+        let stops: &[Operation] = if options.archiver { &[Receive] } else { &[Receive, Backup, Archive] };
+        lacking("streaming_archiver", "on", stops);
     }
-    if server.is_passive() && matches!(operation, Operation::Sync) {
-        lacking("primary_ssh_command", options.primary_ssh_command.as_deref().unwrap_or_default());
+    if options.tablespace_bandwidth_limit.is_some() {
+        lacking("tablespace_bandwidth_limit", "(set)", &[Backup]);
     }
-    if options.worm_mode && matches!(operation, Operation::Delete | Operation::Backup) {
-        lacking("worm_mode", "on");
+    if options.worm_mode {
+        lacking("worm_mode", "on", &[Backup, Delete]);
     }
-    for (option, script) in hooks(options, operation) {
-        if let Some(script) = script {
-            lacking(option, script);
+    if server.is_passive() {
+        lacking("primary_ssh_command", "(a passive node)", &[Sync]);
+    }
+    for (option, needed_by) in hooks(server) {
+        if operation == Operation::Look || needed_by.contains(&operation) {
+            found.push(format!("{option} of server '{name}' cannot be run by this version"));
         }
     }
-    missing
+    found
 }
 
-/// The scripts that Barman would run around an operation. A backup deletes old WAL, and archiving may be part of a
-/// backup, but each script is asked for only where it would run for sure.
-fn hooks(options: &ServerOptions, operation: Operation) -> Vec<(&'static str, Option<&str>)> {
+/// The scripts that are configured, with the operations around which Barman runs them. A backup deletes WAL that is no
+/// longer needed.
+fn hooks(server: &ServerConfig) -> Vec<(&'static str, &'static [Operation])> {
+    use Operation::{Archive, Backup, Delete, Restore};
+    let options = &server.options;
+    let mut found = Vec::new();
     macro_rules! scripts {
-        ($($name:ident),+) => { vec![$((stringify!($name), options.$name.as_deref())),+] };
+        ($needed_by:expr; $($name:ident)+) => {
+            $(if options.$name.is_some() { found.push((stringify!($name), $needed_by)); })+
+        };
     }
-    match operation {
-        Operation::Backup => scripts![
-            pre_backup_script,
-            pre_backup_retry_script,
-            post_backup_script,
-            post_backup_retry_script,
-            pre_wal_delete_script,
-            pre_wal_delete_retry_script,
-            post_wal_delete_script,
-            post_wal_delete_retry_script
-        ],
-        Operation::Archive => scripts![
-            pre_archive_script,
-            pre_archive_retry_script,
-            post_archive_script,
-            post_archive_retry_script
-        ],
-        Operation::Delete => scripts![
-            pre_delete_script,
-            pre_delete_retry_script,
-            post_delete_script,
-            post_delete_retry_script,
-            pre_wal_delete_script,
-            pre_wal_delete_retry_script,
-            post_wal_delete_script,
-            post_wal_delete_retry_script
-        ],
-        Operation::Restore => scripts![
-            pre_recovery_script,
-            pre_recovery_retry_script,
-            post_recovery_script,
-            post_recovery_retry_script
-        ],
-        Operation::Receive | Operation::Sync | Operation::Look => Vec::new(),
+    scripts!(&[Backup] as &[_]; pre_backup_script pre_backup_retry_script post_backup_script post_backup_retry_script);
+    scripts!(&[Archive] as &[_]; pre_archive_script pre_archive_retry_script post_archive_script post_archive_retry_script);
+    scripts!(&[Delete] as &[_]; pre_delete_script pre_delete_retry_script post_delete_script post_delete_retry_script);
+    scripts!(&[Backup, Delete] as &[_]; pre_wal_delete_script pre_wal_delete_retry_script post_wal_delete_script
+        post_wal_delete_retry_script);
+    scripts!(&[Restore] as &[_]; pre_recovery_script pre_recovery_retry_script post_recovery_script
+        post_recovery_retry_script);
+    found
+}
+
+/// One sentence for each configured option that `operation` carries out in another way than it says. Warnings, never
+/// reasons to stop.
+pub fn remarks(server: &ServerConfig, operation: Operation) -> Vec<String> {
+    let options = &server.options;
+    let name = &server.name;
+    let mut found = Vec::new();
+    if operation != Operation::Backup {
+        return found;
     }
+    if options.backup_options.exclusive_backup {
+        found.push(format!("exclusive_backup of server '{name}' is carried out as a concurrent backup"));
+    }
+    if options.network_compression {
+        found.push(format!("network_compression of server '{name}' has no effect in this version"));
+    }
+    found
 }

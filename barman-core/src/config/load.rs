@@ -185,6 +185,8 @@ impl Config {
                 return Err(ConfigError::BarmanSectionInInclude(name));
             }
         }
+        // Equal values, but a later file may be the one that is named as their source.
+        let globals = Globals::read(merged.items("barman")?.unwrap_or_default())?;
         let mut config = Self {
             path: main,
             globals,

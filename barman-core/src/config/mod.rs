@@ -17,9 +17,10 @@ mod value;
 mod words;
 
 pub use crate::format::ini::Source;
+pub use conninfo::redacted;
 pub use error::ConfigError;
 pub use late::{Bandwidth, MinimumRedundancy, Retention, TablespaceBandwidth};
-pub use lint::{Operation, refusals};
+pub use lint::{Operation, refusals, remarks};
 pub use load::{Config, Globals, LoadEnv, Notice, Severity};
 pub use model::{ACTIVE_MODEL_FILE, Change, ModelConfig, Switch};
 pub use schema::{GLOBAL_OPTIONS, OptionSpec, SERVER_OPTIONS, ServerOptions, option_spec};

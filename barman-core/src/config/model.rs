@@ -1,5 +1,8 @@
 //! [`ModelConfig`]: a named set of options that can be put over a server's own, and the switch from one to another.
 
+use std::collections::BTreeMap;
+
+use super::conninfo::redacted;
 use super::error::ConfigError;
 use super::late::LATE;
 use super::load::Notice;
@@ -21,7 +24,11 @@ pub struct ModelConfig {
     pub name: String,
     /// The cluster of the servers that it can be put over.
     pub cluster: String,
+    /// Where it says that it is a model.
+    pub source: Source,
     settings: Vec<Setting>,
+    /// Every option that is written, heeded or not.
+    written: BTreeMap<&'static str, Source>,
 }
 
 #[derive(Debug, Clone)]
@@ -30,6 +37,13 @@ struct Setting {
     text: String,
     value: Value,
     source: Source,
+}
+
+impl Setting {
+    /// Whether the server has another value. Options that are judged late are texts here and typed there.
+    fn differs(&self, server: &ServerConfig) -> bool {
+        server.options.get(self.spec.name).is_none_or(|value| value.to_string() != self.value.to_string())
+    }
 }
 
 impl ModelConfig {
@@ -45,8 +59,10 @@ impl ModelConfig {
         let place = format!("[{name}] section");
         let mut scratch = ServerOptions::blank();
         let mut settings = Vec::new();
+        let mut written = BTreeMap::new();
         for spec in SERVER_OPTIONS.iter().filter(|spec| spec.in_models) {
             let Some(item) = find(section, spec.name) else { continue };
+            written.insert(spec.name, item.source.clone());
             let text = unquote(&item.value);
             let at = At { key: spec.name, place: &place };
             match scratch.set(text, at) {
@@ -67,12 +83,34 @@ impl ModelConfig {
                 }
             }
         }
-        Ok(Self { name: name.to_owned(), cluster, settings })
+        let nowhere = || Source { file: String::new(), line: 0 };
+        let source = find(section, "model").map_or_else(nowhere, |item| item.source.clone());
+        Ok(Self { name: name.to_owned(), cluster, source, settings, written })
     }
 
     /// The options that the model sets, with their values, in the order of the table.
     pub fn options(&self) -> impl Iterator<Item = (&'static str, &Value, &Source)> {
         self.settings.iter().map(|setting| (setting.spec.name, &setting.value, &setting.source))
+    }
+
+    /// What `diagnose` shows of the model, by name: every option that a model can have, set or not, and `model` itself,
+    /// with the places where they are written, even if the text there is refused.
+    pub fn shown(&self) -> Vec<(&'static str, Value, Option<&Source>)> {
+        let mut shown: Vec<_> = SERVER_OPTIONS
+            .iter()
+            .filter(|spec| spec.in_models)
+            .map(|spec| {
+                let value = match self.get(spec.name) {
+                    None => Value::None,
+                    Some(Value::Text(text)) => Value::Text(redacted(text)),
+                    Some(value) => value.clone(),
+                };
+                (spec.name, value, self.written.get(spec.name))
+            })
+            .collect();
+        shown.push(("model", Value::Bool(true), Some(&self.source)));
+        shown.sort_unstable_by_key(|(name, ..)| *name);
+        shown
     }
 
     /// The value that the model gives an option.
@@ -88,15 +126,16 @@ impl ModelConfig {
     fn changes(&self, server: &ServerConfig) -> Vec<Change> {
         let change = |setting: &Setting| {
             let from = server.options.get(setting.spec.name).unwrap_or(Value::None);
-            // Late options are typed on one side and texts on the other.
-            let same = from == setting.value || from.to_string() == setting.value.to_string();
-            (!same).then(|| Change { option: setting.spec.name, from, to: setting.value.clone() })
+            Change { option: setting.spec.name, from, to: setting.value.clone() }
         };
-        self.settings.iter().filter(|setting| setting.spec.name != "cluster").filter_map(change).collect()
+        self.settings.iter().filter(|setting| setting.differs(server)).map(change).collect()
     }
 
     pub(crate) fn apply(&self, server: &mut ServerConfig) {
         for setting in &self.settings {
+            if !setting.differs(server) {
+                continue;
+            }
             let at = At { key: setting.spec.name, place: "the model" };
             // The text was read once without complaint.
             if server.options.set(&setting.text, at).is_ok() {
@@ -155,7 +194,9 @@ impl Switch {
                 let mut lines = vec![format!("Applying model '{model}' to server '{server}'")];
                 lines.extend(changes.iter().map(|Change { option, from, to }| {
                     format!(
-                        "Changing value of option '{option}' for server '{server}' from '{from}' to '{to}' through the model '{model}'"
+                        "Changing value of option '{option}' for server '{server}' from '{}' to '{}' through the model '{model}'",
+                        redacted(&from.to_string()),
+                        redacted(&to.to_string()),
                     )
                 }));
                 lines

@@ -48,6 +48,7 @@ pub(crate) fn resolve(
         messages: Vec::new(),
         notices: Vec::new(),
         sources: BTreeMap::new(),
+        written: BTreeMap::new(),
         late: BTreeMap::new(),
     };
     // Defaults refer to options that come before them in the table, but for xlogdb_directory, which comes last.
@@ -59,6 +60,9 @@ pub(crate) fn resolve(
         let taken = own.into_iter().chain(inherited).any(|(item, place)| {
             let text = unquote(&item.value);
             let at = At { key: spec.name, place };
+            if text.is_empty() && spec.empty_unsets && !spec.optional {
+                return false;
+            }
             match server.options.set(text, at) {
                 Ok(()) => {
                     note(&mut server, spec, text, Some(&item.source));
@@ -70,6 +74,10 @@ pub(crate) fn resolve(
                 }
             }
         });
+        // Barman names as the source whatever is written, heeded or not, inherited or not.
+        if let Some(item) = find(section, spec.name).or_else(|| find(barman, spec.name)) {
+            server.written.insert(spec.name, item.source.clone());
+        }
         if taken {
             continue;
         }
@@ -94,6 +102,7 @@ pub(crate) fn note(server: &mut ServerConfig, spec: &OptionSpec, text: &str, sou
     match source {
         Some(source) => {
             server.sources.insert(name, source.clone());
+            server.written.insert(name, source.clone());
         }
         None => {
             server.sources.remove(name);

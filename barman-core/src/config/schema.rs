@@ -3,6 +3,7 @@
 
 use camino::Utf8PathBuf;
 
+use super::conninfo::redacted;
 use super::late::{Bandwidth, MinimumRedundancy, Retention, TablespaceBandwidth};
 use super::types::{
     AbsolutePath, At, CompressionLevel, Interval, Location, OptionType, Reason, Size, SlotName, Texts,
@@ -31,10 +32,13 @@ pub struct OptionSpec {
     pub doc: &'static str,
     /// Whether `option =` unsets it instead of being a bad value.
     pub(crate) empty_unsets: bool,
+    /// Whether it can be unset at all.
+    pub(crate) optional: bool,
 }
 
 /// A field of [`ServerOptions`]: an `Option`, or a type that always has a value.
 trait Field {
+    const OPTIONAL: bool;
     type Inner: OptionType;
     fn blank() -> Self;
     fn put(&mut self, value: Option<Self::Inner>);
@@ -42,6 +46,7 @@ trait Field {
 }
 
 impl<T: OptionType> Field for Option<T> {
+    const OPTIONAL: bool = true;
     type Inner = T;
 
     fn blank() -> Self {
@@ -60,6 +65,7 @@ impl<T: OptionType> Field for Option<T> {
 macro_rules! always {
     ($($ty:ty => $blank:expr),+ $(,)?) => {$(
         impl Field for $ty {
+            const OPTIONAL: bool = false;
             type Inner = $ty;
 
             fn blank() -> Self {
@@ -109,7 +115,7 @@ macro_rules! options {
     ($($(#[doc = $doc:literal])+ $name:ident: $ty:ty [$g:literal $m:literal] $(= $default:literal)?;)+) => {
         /// The options of a server, typed, with all rules of precedence applied. The fields are the options of the
         /// configuration under their names; those that are never unset are not `Option`s.
-        #[derive(Debug, Clone, PartialEq, Eq)]
+        #[derive(Clone, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct ServerOptions {
             $($(#[doc = $doc])+ pub $name: $ty,)+
@@ -123,7 +129,17 @@ macro_rules! options {
             default: default_of!($($default)?),
             doc: concat!($($doc),+).trim_ascii(),
             empty_unsets: <<$ty as Field>::Inner as OptionType>::EMPTY_UNSETS,
+            optional: <$ty as Field>::OPTIONAL,
         }),+];
+
+        /// Without passwords.
+        impl std::fmt::Debug for ServerOptions {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                let mut out = f.debug_struct("ServerOptions");
+                $(out.field(stringify!($name), &redacted(&Field::shown(&self.$name).to_string()));)+
+                out.finish()
+            }
+        }
 
         impl ServerOptions {
             pub(crate) fn blank() -> Self {
@@ -223,7 +239,7 @@ options! {
     /// Where parts of a backup wait for their upload.
     cloud_staging_directory: AbsolutePath [true true] = "/tmp/barman/cloud-staging";
     /// Bytes in `cloud_staging_directory` above which the backup pauses.
-    cloud_staging_max_size: Option<Size> [true true] = "30Gi";
+    cloud_staging_max_size: Size [true true] = "30Gi";
     /// Bytes above which an archive in the cloud is split.
     cloud_upload_max_archive_size: Option<Size> [false true] = "100Gi";
     /// The least size of an uploaded part.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
+use super::conninfo::redacted;
 use super::error::ConfigError;
 use super::load::Notice;
 use super::schema::{SERVER_OPTIONS, ServerOptions, option_spec};
@@ -28,6 +29,8 @@ pub struct ServerConfig {
     /// What Barman says each time that it builds this server, beyond what it says of the configuration as a whole.
     pub notices: Vec<Notice>,
     pub(crate) sources: BTreeMap<&'static str, Source>,
+    /// Where an option is written first in the order of precedence, whether or not the text there is heeded.
+    pub(crate) written: BTreeMap<&'static str, Source>,
     /// The texts of the options that are judged late; `None` is a text that unsets.
     pub(crate) late: BTreeMap<&'static str, Option<String>>,
 }
@@ -39,22 +42,28 @@ pub struct OptionView<'a> {
     pub name: &'static str,
     /// Its value; Display and JSON renderings are Barman's.
     pub value: Value,
-    /// Where it is set; `None` for a default.
-    pub source: Option<&'a Source>,
+    /// Where `diagnose` says that it comes from: the server's section or else `[barman]`, wherever it is written, even
+    /// if the text there is refused or not inherited. [`ServerConfig::source`] tells where the value really comes from.
+    pub written: Option<&'a Source>,
 }
 
 impl ServerConfig {
-    /// Where the option is set; `None` for a default or an unknown option.
+    /// Where the value of the option was set; `None` for a default or an unknown option.
     pub fn source(&self, option: &str) -> Option<&Source> {
         self.sources.get(option)
     }
 
-    /// All 121 options by name, as `show-servers`, `diagnose` and `sync-info` show them.
+    /// All 121 options by name, as `show-servers`, `diagnose` and `sync-info` show them. Passwords are hidden, also
+    /// where Barman shows them (the JSON of `show-servers`).
     pub fn options(&self) -> impl Iterator<Item = OptionView<'_>> {
         let mut names: Vec<&'static str> = SERVER_OPTIONS.iter().map(|spec| spec.name).collect();
         names.sort_unstable();
         names.into_iter().filter_map(|name| {
-            Some(OptionView { name, value: self.options.get(name)?, source: self.source(name) })
+            let value = match self.options.get(name)? {
+                Value::Text(text) => Value::Text(redacted(&text)),
+                value => value,
+            };
+            Some(OptionView { name, value, written: self.written.get(name) })
         })
     }
 
