@@ -154,3 +154,32 @@ fn a_server_that_cannot_start_shows_its_log() {
     let error = Cluster::builder(15).conf("shared_buffers", "many").start().unwrap_err();
     assert!(matches!(&error, Error::Ended { log, .. } if log.contains("shared_buffers")), "{error}");
 }
+
+#[test]
+fn a_damaged_index_is_found_without_checksums() {
+    for major in [10, 11, 18] {
+        let Some(_) = pg::require(major) else { continue };
+        let mut cluster = Cluster::builder(major).data_checksums(false).start().unwrap();
+        cluster
+            .psql("CREATE TABLE t AS SELECT md5(n::text) AS m FROM generate_series(1, 5000) AS n")
+            .unwrap();
+        cluster.psql("CREATE INDEX broken ON t (m)").unwrap();
+        let sound = verify_cluster(&mut cluster).unwrap();
+        assert_eq!((sound.pages, sound.pg_checksums), (0, None));
+
+        let index = cluster.pgdata().join(cluster.psql("SELECT pg_relation_filepath('broken')").unwrap());
+        cluster.stop(StopMode::Fast).unwrap();
+        let mut bytes = fs::read(&index).unwrap();
+        for byte in &mut bytes[8192 + 4000..8192 + 8000] {
+            // Keys on the first leaf change places.
+            if *byte == b'a' {
+                *byte = b'0';
+            }
+        }
+        fs::write(&index, bytes).unwrap();
+        cluster.start().unwrap();
+        let error = verify_cluster(&mut cluster).unwrap_err();
+        let named = matches!(&error, Error::Damaged { findings, .. } if findings.contains("index broken of postgres"));
+        assert!(named, "{error}");
+    }
+}

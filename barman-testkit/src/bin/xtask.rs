@@ -85,6 +85,11 @@ const SYSTEM: &[SystemPackage] = &[
         present: || runs("/usr/bin/python3", &["-c", "import ensurepip, venv"]),
         why: "Barman, the oracle, runs in a virtual environment",
     },
+    SystemPackage {
+        name: "openssl",
+        present: || os::which("openssl").is_some(),
+        why: "the tests of TLS make certificates with it",
+    },
     SystemPackage { name: "zstd", present: || os::which("zstd").is_some(), why: "a judge of our frames" },
     SystemPackage { name: "lz4", present: || os::which("lz4").is_some(), why: "a judge of our frames" },
     SystemPackage { name: "xz-utils", present: || os::which("xz").is_some(), why: "a judge of our streams" },
@@ -178,7 +183,7 @@ fn test(all: bool, filter: &[String]) -> Result<()> {
     // The tests run the binaries of the workspace.
     show(cargo(["build", "--workspace", "--bins"]))?;
     if runs("cargo", &["nextest", "--version"]) {
-        let mut command = strict(cargo(["nextest", "run", "--workspace", "--all-targets"]));
+        let mut command = strict(cargo(["nextest", "run", "--workspace"]));
         if all {
             command.args(["--run-ignored", "all"]);
         }
