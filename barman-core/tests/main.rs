@@ -1,9 +1,9 @@
 //! Behaviour of the library, a module each.
 
-mod floor_plan;
+mod catalog;
 mod config_barman;
 mod config_ini;
-
-mod catalog;
 mod crash;
+mod floor_plan;
 mod pg;
+mod transport;

@@ -6,6 +6,12 @@ mod local_ops;
 mod local_walk;
 mod port;
 mod process;
+mod remote;
+mod remote_fetch;
+mod remote_list;
+mod remote_ops;
+mod remote_store;
+mod ssh_program;
 mod tar_read;
 mod tar_write;
 
@@ -15,3 +21,4 @@ pub use port::{
     Exchange, ExitStatus, FetchItem, FetchSink, Fetched, FileFacts, FileOp, Lane, Probe, ProbeKind,
     RemoteCommand, StoreContent, StoreItem, StoreReport, Transport, TransportError,
 };
+pub use ssh_program::SshProgramTransport;

@@ -1,0 +1,357 @@
+//! [`SshProgramTransport`]: another host through the configured ssh command, whatever it is.
+
+use std::io::{self, Read};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use camino::{Utf8Path, Utf8PathBuf};
+
+use crate::ctx::Cancel;
+
+use super::command::{self, marked_line};
+use super::process::{self, Process, Step, Trouble};
+use super::remote::{Head, Marked, RemoteLane, RemoteShell, keep_tail, one_line, protocol};
+use super::{Exchange, ExitStatus, Lane, RemoteCommand, Transport, TransportError};
+
+/// What ssh exits with when the failure is its own (ssh(1), EXIT STATUS). A remote command that exits so looks the same.
+const SSH_FAILED: ExitStatus = ExitStatus::Code(255);
+
+/// Options added unless the command sets them itself (for ssh the first value of an option holds): nothing is asked
+/// on the terminal, a new host's key is accepted and a changed one refused, and a dead connection is noticed.
+const OPTIONS: [(&str, &str); 5] = [
+    ("BatchMode", "yes"),
+    ("StrictHostKeyChecking", "accept-new"),
+    ("ConnectTimeout", "30"),
+    ("ServerAliveInterval", "20"),
+    ("ServerAliveCountMax", "6"),
+];
+
+/// Another host, reached by running a program for each command.
+///
+/// The program gets, after the words of the configured command, `-o` options and one word that is the command line for
+/// the login shell of the host. Its exit status 255 means that the connection failed.
+#[derive(Debug, Clone)]
+pub struct SshProgramTransport {
+    words: Vec<String>,
+    target: String,
+    cancel: Cancel,
+    /// Whether a connection has succeeded: only the first lane tries one for its own sake.
+    proven: Arc<AtomicBool>,
+}
+
+impl SshProgramTransport {
+    /// From the configured `ssh_command`, split as a shell splits it. Setting `cancel` ends every running program.
+    ///
+    /// # Errors
+    /// [`TransportError::Unsupported`] when the command has an open quote or is empty.
+    pub fn new(ssh_command: &str, cancel: Cancel) -> Result<Self, TransportError> {
+        let mut words = command::split(ssh_command).map_err(|error| TransportError::Unsupported {
+            target: ssh_command.to_owned(),
+            reason: format!("the ssh command cannot be read: {error}"),
+        })?;
+        words.extend(added_options(&words));
+        let target = ssh_command.trim().to_owned();
+        Ok(Self { words, target, cancel, proven: Arc::default() })
+    }
+
+    /// The program that is run.
+    pub fn program(&self) -> &str {
+        self.words.first().map(String::as_str).unwrap_or_default()
+    }
+
+    /// The lowest-level form, for callers that run one command only: no connection is tried in advance.
+    fn shell(&self) -> SshProgramShell {
+        SshProgramShell { transport: self.clone() }
+    }
+}
+
+fn added_options(words: &[String]) -> Vec<String> {
+    let set = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        let is_set = |word: &str| {
+            let word = word.trim_start().to_ascii_lowercase();
+            word.strip_prefix(&name).is_some_and(|rest| rest.starts_with(['=', ' ', '\t']))
+        };
+        words.iter().enumerate().any(|(at, word)| match word.strip_prefix("-o") {
+            Some("") => words.get(at + 1).is_some_and(|next| is_set(next)),
+            Some(rest) => is_set(rest),
+            None => false,
+        })
+    };
+    let missing = OPTIONS.iter().filter(|(name, _)| !set(name));
+    missing.flat_map(|(name, value)| ["-o".to_owned(), format!("{name}={value}")]).collect()
+}
+
+impl Transport for SshProgramTransport {
+    fn target(&self) -> &str {
+        &self.target
+    }
+
+    fn is_local(&self) -> bool {
+        false
+    }
+
+    fn lane(&self) -> Result<Box<dyn Lane>, TransportError> {
+        self.cancel.check()?;
+        let mut shell = self.shell();
+        if !self.proven.load(Ordering::Acquire) {
+            let status = shell.run(&RemoteCommand::program(["true"]), &mut Quiet)?;
+            if !status.success() {
+                return Err(protocol(
+                    &self.target,
+                    "trying the connection",
+                    format!("`true` ended with {status:?}"),
+                ));
+            }
+            self.proven.store(true, Ordering::Release);
+        }
+        Ok(Box::new(RemoteLane::new(shell)))
+    }
+}
+
+/// An exchange of a command that neither takes nor gives anything.
+pub(super) struct Quiet;
+
+impl Exchange for Quiet {
+    fn stdin(&mut self, _buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(0)
+    }
+    fn stdout(&mut self, _data: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+    fn stderr(&mut self, _data: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct SshProgramShell {
+    transport: SshProgramTransport,
+}
+
+impl SshProgramShell {
+    fn command(&self, command: &RemoteCommand) -> Command {
+        let mut child = Command::new(self.transport.program());
+        child.args(self.transport.words.get(1..).unwrap_or_default()).arg(marked_line(command));
+        child
+    }
+
+    fn trouble(&self, trouble: Trouble) -> TransportError {
+        let target = self.transport.target.clone();
+        match trouble {
+            Trouble::System(e) if e.kind() == io::ErrorKind::NotFound => {
+                let reason = format!("the program {:?} is not installed", self.transport.program());
+                TransportError::Unsupported { target, reason }
+            }
+            Trouble::System(e) => {
+                TransportError::Unreachable { target, reason: format!("{}: {e}", self.transport.program()) }
+            }
+            Trouble::Giver(source) => TransportError::Source { target, source },
+            Trouble::Taker(source) => TransportError::Sink { target, source },
+            Trouble::Cancelled(cancelled) => cancelled.into(),
+        }
+    }
+}
+
+/// What the end of the ssh program means for the command that it ran.
+fn judge(
+    target: &str,
+    status: ExitStatus,
+    head: &Head,
+    words: &[u8],
+    doing: &str,
+) -> Result<ExitStatus, TransportError> {
+    let ssh_failed = status == SSH_FAILED || matches!(status, ExitStatus::Signal(_));
+    match (head.begun(), ssh_failed) {
+        (true, false) => Ok(status),
+        (begun, true) => Err(connection_error(target, begun, words, doing)),
+        (false, false) => {
+            if head.is_empty() {
+                let reason =
+                    format!("the command was not run, ssh ended with {status:?}: {}", one_line(words));
+                return Err(protocol(target, "starting a command", reason));
+            }
+            Err(head.noise(target))
+        }
+    }
+}
+
+/// Tells failures of ssh apart by its words, which are not translated.
+fn connection_error(target: &str, begun: bool, words: &[u8], doing: &str) -> TransportError {
+    let target = target.to_owned();
+    let reason = one_line(words);
+    let says = |texts: &[&str]| texts.iter().any(|text| reason.contains(text));
+    if says(&[
+        "REMOTE HOST IDENTIFICATION HAS CHANGED",
+        "Host key verification failed",
+        "host key is known for",
+    ]) {
+        let text = String::from_utf8_lossy(words);
+        let telling =
+            ["Offending", "fingerprint", "SHA256:", "has changed", "verification failed", "key is known"];
+        let lines = text.lines().map(str::trim).filter(|line| telling.iter().any(|t| line.contains(t)));
+        return TransportError::HostKey { target, reason: lines.collect::<Vec<_>>().join("; ") };
+    }
+    if begun {
+        let reason = if reason.is_empty() { "ssh gave no reason".into() } else { reason };
+        return TransportError::Lost { target, doing: doing.into(), reason };
+    }
+    if says(&["Permission denied", "Too many authentication failures", "No supported authentication methods"])
+    {
+        return TransportError::Denied { target, reason };
+    }
+    let reason = if reason.is_empty() { "ssh gave no reason".into() } else { reason };
+    TransportError::Unreachable { target, reason }
+}
+
+impl RemoteShell for SshProgramShell {
+    fn target(&self) -> &str {
+        &self.transport.target
+    }
+
+    fn run(&mut self, command: &RemoteCommand, io: &mut dyn Exchange) -> Result<ExitStatus, TransportError> {
+        let mut marked = Marked::new(io);
+        let ran = process::run(&mut self.command(command), &mut marked, &self.transport.cancel);
+        if marked.noisy {
+            return Err(marked.head.noise(&self.transport.target));
+        }
+        let status = ran.map_err(|trouble| self.trouble(trouble))?;
+        judge(&self.transport.target, status, &marked.head, &marked.words, "running a command")
+    }
+
+    fn stream<'a>(
+        &'a mut self,
+        command: &RemoteCommand,
+        path: &Utf8Path,
+    ) -> Result<Box<dyn Read + Send + 'a>, TransportError> {
+        let spawned = Process::spawn(&mut self.command(command), false, &self.transport.cancel);
+        let process = spawned.map_err(|trouble| self.trouble(trouble))?;
+        let mut stream = ProcessStream {
+            shell: self,
+            path: path.to_owned(),
+            process,
+            head: Head::default(),
+            words: Vec::new(),
+            buffer: vec![0; 1 << 16],
+            at: 0,
+            filled: 0,
+            ended: false,
+        };
+        // A file that cannot be opened is an error now, not when its bytes are wanted.
+        stream.refill()?;
+        Ok(Box::new(stream))
+    }
+}
+
+/// The standard output of a command on the host.
+struct ProcessStream<'a> {
+    shell: &'a SshProgramShell,
+    path: Utf8PathBuf,
+    process: Process,
+    head: Head,
+    words: Vec<u8>,
+    buffer: Vec<u8>,
+    at: usize,
+    filled: usize,
+    ended: bool,
+}
+
+impl ProcessStream<'_> {
+    /// Waits for the next bytes, or for the end.
+    fn refill(&mut self) -> Result<(), TransportError> {
+        let target = &self.shell.transport.target;
+        while self.at == self.filled && !self.ended {
+            let step = self.process.step(&mut self.buffer, false).map_err(|t| self.shell.trouble(t))?;
+            match step {
+                Step::Stderr(n) => keep_tail(&mut self.words, self.buffer.get(..n).unwrap_or_default()),
+                Step::Stdout(n) => {
+                    let data = self.buffer.get(..n).unwrap_or_default();
+                    let rest = self.head.strip(data).map_err(|()| self.head.noise(target))?.len();
+                    (self.at, self.filled) = (n - rest, n);
+                }
+                Step::Stdin => {}
+                Step::Ended(status) => {
+                    self.ended = true;
+                    let status = judge(target, status, &self.head, &self.words, "reading a file")?;
+                    if !status.success() || !self.words.is_empty() && self.said_by_a_tool() {
+                        return Err(self.read_error());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// In a pipe only the last status is known, so that words of the first program count too.
+    fn said_by_a_tool(&self) -> bool {
+        let text = String::from_utf8_lossy(&self.words);
+        text.lines()
+            .any(|line| ["tail: ", "head: ", "cat: ", "sh: "].iter().any(|tool| line.starts_with(tool)))
+    }
+
+    fn read_error(&self) -> TransportError {
+        let reason = one_line(&self.words);
+        TransportError::File {
+            target: self.shell.transport.target.clone(),
+            verb: "read",
+            path: self.path.clone(),
+            kind: super::remote::kind_of(&reason),
+            reason,
+        }
+    }
+}
+
+impl Read for ProcessStream<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.refill().map_err(io::Error::other)?;
+        let from = self.buffer.get(self.at..self.filled).unwrap_or_default();
+        let n = from.len().min(out.len());
+        if let (Some(from), Some(to)) = (from.get(..n), out.get_mut(..n)) {
+            to.copy_from_slice(from);
+        }
+        self.at += n;
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_the_command_win() {
+        for (line, added) in [
+            ("ssh a@b", 5),
+            ("ssh -o BatchMode=no a@b", 4),
+            ("ssh -oStrictHostKeyChecking=no -o 'connecttimeout 3' a@b", 3),
+            ("ssh -o BatchModeX=no a@b", 5),
+        ] {
+            let transport = SshProgramTransport::new(line, Cancel::new()).unwrap();
+            let words = command::split(line).unwrap().len();
+            assert_eq!((transport.words.len() - words) / 2, added, "{line}");
+        }
+        assert!(SshProgramTransport::new("ssh 'a", Cancel::new()).is_err());
+    }
+
+    #[test]
+    fn failures_of_ssh_are_told_apart() {
+        let kind = |begun, words: &str| match connection_error("h", begun, words.as_bytes(), "x") {
+            TransportError::HostKey { .. } => "key",
+            TransportError::Denied { .. } => "denied",
+            TransportError::Lost { .. } => "lost",
+            TransportError::Unreachable { .. } => "unreachable",
+            _ => "other",
+        };
+        for (begun, words, expected) in [
+            (false, "ssh: connect to host h port 22: Connection refused", "unreachable"),
+            (false, "ssh: Could not resolve hostname h: Name or service not known", "unreachable"),
+            (false, "u@h: Permission denied (publickey).", "denied"),
+            (false, "Host key verification failed.", "key"),
+            (true, "Connection to h closed by remote host.", "lost"),
+            (true, "", "lost"),
+            (false, "", "unreachable"),
+        ] {
+            assert_eq!(kind(begun, words), expected, "{words}");
+        }
+    }
+}

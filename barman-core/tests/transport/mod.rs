@@ -1,0 +1,5 @@
+//! Lanes to this host and to others: one conformance suite for all of them, and what only ssh can do wrong.
+
+mod conformance;
+mod local;
+mod program;
