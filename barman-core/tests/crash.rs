@@ -1,6 +1,6 @@
 //! The durable operations of `io` on a disk that loses what was not fsynced, with the power lost at every step (I1, I2, I29).
 
-use barman_core::io::{Disk, IoError, durable::*};
+use barman_core::io::{Disk, IoError, durable::*, sync_tree};
 use barman_testkit::crash_disk::{
     Aftermath, CrashDisk, Survivors, assert_every_sync_matters, for_every_crash_point,
 };
@@ -180,6 +180,44 @@ fn a_removed_file_does_not_come_back() {
         &with(&[("/a/f", "f")]),
         |disk| remove_durable(disk, "/a/f".into()),
         |after| assert!(!after.completed || content(&after.disk, "/a/f").is_none()),
+    );
+}
+
+fn fill(disk: &CrashDisk) -> Result<(), IoError> {
+    for name in ["/tree/a", "/tree/b/c", "/tree/b/d/e"] {
+        let path = Utf8Path::new(name);
+        disk.mkdir_all(parent_of(path), 0o700)?;
+        disk.create_new(path)?.put(name.as_bytes())?;
+    }
+    Ok(())
+}
+
+fn check_tree(after: &Aftermath) {
+    for name in ["/tree/a", "/tree/b/c", "/tree/b/d/e"] {
+        assert!(!after.completed || content(&after.disk, name).as_deref() == Some(name));
+    }
+}
+
+/// What seal does: many files, then everything durable at once.
+#[test]
+fn a_sealed_tree_is_whole() {
+    proves(
+        &CrashDisk::new(),
+        |disk| {
+            let watch = disk.watch_writes("/".into())?;
+            fill(disk)?;
+            watch.map_or(Ok(()), |watch| watch.sync())
+        },
+        check_tree,
+    );
+    proves(
+        &CrashDisk::new(),
+        |disk| {
+            fill(disk)?;
+            sync_tree(disk, "/tree".into(), 2)?;
+            disk.sync_dir("/".into())
+        },
+        check_tree,
     );
 }
 

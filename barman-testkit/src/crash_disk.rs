@@ -12,7 +12,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use barman_core::io::{DirItem, Disk, DiskFile, IoContext, IoError, SourceFile, Space, Stat};
+use barman_core::io::{DirItem, Disk, DiskFile, IoContext, IoError, SourceFile, Space, Stat, WriteWatch};
 use barman_core::model::FileTime;
 use camino::{Utf8Path, Utf8PathBuf};
 
@@ -332,6 +332,17 @@ impl DiskFile for CrashFile {
     }
 }
 
+struct CrashWatch<'d> {
+    disk: &'d CrashDisk,
+    dir: Utf8PathBuf,
+}
+
+impl WriteWatch for CrashWatch<'_> {
+    fn sync(self: Box<Self>) -> Result<(), IoError> {
+        self.disk.syncfs(&self.dir)
+    }
+}
+
 fn empty_file() -> Body {
     Body::File { seen: Vec::new(), durable: Vec::new(), poisoned: false }
 }
@@ -484,6 +495,16 @@ impl Disk for CrashDisk {
             },
         )
         .context("sync the file system of", dir)
+    }
+
+    fn sync_file(&self, path: &Utf8Path) -> Result<(), IoError> {
+        let inode = self.look(|s| s.existing(path, false)).context("open", path)?;
+        self.file(path, inode, false).sync_all()
+    }
+
+    fn watch_writes<'d>(&'d self, dir: &Utf8Path) -> Result<Option<Box<dyn WriteWatch + 'd>>, IoError> {
+        Disk::stat(self, dir)?;
+        Ok(Some(Box::new(CrashWatch { disk: self, dir: dir.to_owned() })))
     }
 
     fn stat(&self, path: &Utf8Path) -> Result<Stat, IoError> {

@@ -42,6 +42,14 @@ impl Compressor for Custom {
         Box::new(Encoder { command: self.filters.compress.clone() })
     }
 
+    fn encode_stream<'a>(
+        &self,
+        plain: Box<dyn BufRead + Send + 'a>,
+    ) -> Option<Result<Box<dyn Read + Send + 'a>, CodecError>> {
+        let filter = FilterReader::start(&self.filters.compress, plain);
+        Some(filter.map(|filter| Box::new(filter) as Box<dyn Read + Send + 'a>))
+    }
+
     fn decoder<'a>(
         &self,
         packed: Box<dyn BufRead + Send + 'a>,
@@ -177,7 +185,11 @@ impl<'a> FilterReader<'a> {
 
     fn feed(&mut self) -> io::Result<()> {
         let Some(stdin) = &mut self.stdin else { return Ok(()) };
-        let bytes = self.input.fill_buf()?;
+        let bytes = match self.input.fill_buf() {
+            // The pipe is still ready: it will be tried again.
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            other => other?,
+        };
         if bytes.is_empty() {
             self.stdin = None;
             return Ok(());

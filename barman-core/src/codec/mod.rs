@@ -35,6 +35,15 @@ pub trait Compressor: Send + Sync {
     /// An encoder for one worker; it keeps its memory between frames.
     fn encoder(&self) -> Box<dyn FrameEncoder>;
 
+    /// For compressors that are not concatenable: packs a whole stream without holding it in memory. None (the default)
+    /// where there is only [`Compressor::encoder`].
+    fn encode_stream<'a>(
+        &self,
+        _plain: Box<dyn BufRead + Send + 'a>,
+    ) -> Option<Result<Box<dyn Read + Send + 'a>, CodecError>> {
+        None
+    }
+
     /// Reads the plain bytes of all frames up to the end of `packed`. An end in the middle of a frame is an error
     /// (UnexpectedEof), and so are bytes that are no frame. Two formats cannot tell: `none`, and snappy cut exactly
     /// between two of its chunks; their length has to be checked by whoever knows it. Errors of the reader carry a

@@ -140,6 +140,13 @@ pub trait DiskFile: Write + Seek + Send {
     fn sync_all(&mut self) -> Result<(), IoError>;
 }
 
+/// A watch on a file system since before the writes that it is to make durable.
+pub trait WriteWatch: Send {
+    /// Makes everything durable that was written and named on the file system since the watch began, whoever wrote it.
+    /// Fails when any write since then was lost; then all files written meanwhile must be given up.
+    fn sync(self: Box<Self>) -> Result<(), IoError>;
+}
+
 /// The file system. Each method is one system call or nearly so, retried on EINTR only; none of them makes anything
 /// durable except the `sync` ones. Paths go to the kernel as they are.
 pub trait Disk: Send + Sync {
@@ -183,9 +190,19 @@ pub trait Disk: Send + Sync {
     /// Makes the names in a directory durable: created, renamed and removed ones.
     fn sync_dir(&self, path: &Utf8Path) -> Result<(), IoError>;
 
-    /// Makes all of the file system that holds this directory durable. Errors of earlier writeback are reported since
-    /// Linux 5.8; on older kernels files must be synced one by one.
+    /// Makes all of the file system that holds this directory durable. What it says about writes made before it was
+    /// called is not reliable, see [`Disk::watch_writes`].
     fn syncfs(&self, dir: &Utf8Path) -> Result<(), IoError>;
+
+    /// Fsyncs a file that nobody has open for writing any more; links are not followed.
+    fn sync_file(&self, path: &Utf8Path) -> Result<(), IoError>;
+
+    /// Begins to watch the file system that holds this directory, for one [`WriteWatch::sync`] instead of an fsync for
+    /// each file. None where the kernel would not tell of lost writes (before Linux 5.8): sync file by file there.
+    ///
+    /// It must be called *before* the first write: an error of writeback that somebody else's sync was told of meanwhile
+    /// is not told again to those who come later.
+    fn watch_writes<'d>(&'d self, dir: &Utf8Path) -> Result<Option<Box<dyn WriteWatch + 'd>>, IoError>;
 
     /// The facts of what a path leads to, links followed.
     fn stat(&self, path: &Utf8Path) -> Result<Stat, IoError>;

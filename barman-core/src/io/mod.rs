@@ -7,11 +7,15 @@ pub mod durable;
 mod error;
 mod lock;
 mod real;
+mod walk;
 
-pub use disk::{DirItem, Disk, DiskFile, FileKind, SourceFile, Space, Stat};
+pub use disk::{DirItem, Disk, DiskFile, FileKind, SourceFile, Space, Stat, WriteWatch};
 pub use error::{IoContext, IoError, IoErrorKind};
 pub use lock::{Holder, LockError, LockGuard, LockName, Locks};
 pub use real::RealDisk;
+pub use walk::{
+    FollowLink, Step, TreeSize, WalkOptions, remove_tree, require_space, sync_tree, tree_size, walk,
+};
 
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirEntryExt, FileExt, MetadataExt, OpenOptionsExt};
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use crate::model::FileTime;
 
 use super::error::NotUtf8;
-use super::{DirItem, Disk, DiskFile, FileKind, IoContext, IoError, SourceFile, Space, Stat};
+use super::{DirItem, Disk, DiskFile, FileKind, IoContext, IoError, SourceFile, Space, Stat, WriteWatch};
 
 /// The file system of the kernel. It has no state.
 #[derive(Debug, Clone, Copy, Default)]
@@ -153,9 +153,28 @@ impl DiskFile for RealFile {
     }
 }
 
-fn open_dir(path: &Utf8Path) -> Result<impl AsFd, IoError> {
+fn open_dir(path: &Utf8Path) -> Result<OwnedFd, IoError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(path.as_std_path(), flags, Mode::empty()).context("open the directory", path)
+}
+
+/// Since Linux 5.8 syncfs reports errors of writeback that happened since the descriptor was opened (syncfs(2)).
+pub(super) fn syncfs_tells_of_errors(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    version >= (5, 8)
+}
+
+/// The descriptor remembers which errors were there when it was opened.
+struct RealWatch {
+    dir: Utf8PathBuf,
+    fd: OwnedFd,
+}
+
+impl WriteWatch for RealWatch {
+    fn sync(self: Box<Self>) -> Result<(), IoError> {
+        rustix::fs::syncfs(&self.fd).context("sync the file system of", &self.dir)
+    }
 }
 
 /// What [`Disk::rename_noreplace`] does where the file system knows no RENAME_NOREPLACE.
@@ -237,6 +256,19 @@ impl Disk for RealDisk {
 
     fn syncfs(&self, dir: &Utf8Path) -> Result<(), IoError> {
         rustix::fs::syncfs(open_dir(dir)?).context("sync the file system of", dir)
+    }
+
+    fn sync_file(&self, path: &Utf8Path) -> Result<(), IoError> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::open(path.as_std_path(), flags, Mode::empty()).context("open", path)?;
+        rustix::fs::fsync(file).context("fsync", path)
+    }
+
+    fn watch_writes<'d>(&'d self, dir: &Utf8Path) -> Result<Option<Box<dyn WriteWatch + 'd>>, IoError> {
+        if !syncfs_tells_of_errors(&rustix::system::uname().release().to_string_lossy()) {
+            return Ok(None);
+        }
+        Ok(Some(Box::new(RealWatch { dir: dir.to_owned(), fd: open_dir(dir)? })))
     }
 
     fn stat(&self, path: &Utf8Path) -> Result<Stat, IoError> {

@@ -179,3 +179,129 @@ fn a_name_that_is_not_utf8_is_told_after_all_others() {
     assert_eq!(error.unwrap_err().kind(), IoErrorKind::NotUtf8);
     assert_eq!(seen, 5);
 }
+
+#[test]
+fn kernels_that_tell_of_lost_writes() {
+    for (release, tells) in [
+        ("5.8.0-1-amd64", true),
+        ("6.1.0-13-amd64", true),
+        ("5.10.0", true),
+        ("5.7.19", false),
+        ("4.18.0-553.el8_10.x86_64", false),
+        ("odd", false),
+    ] {
+        assert_eq!(super::real::syncfs_tells_of_errors(release), tells, "{release}");
+    }
+}
+
+/// data/{base/1/{10, 11 = hard link outside}, link → ../outside, circle → .}, outside/kept
+fn tree() -> Dir {
+    let dir = Dir::new();
+    DISK.mkdir_all(&dir.at("data/base/1"), 0o700).unwrap();
+    DISK.mkdir(&dir.at("outside"), 0o700).unwrap();
+    for (name, len) in
+        [("data/base/1/10", 10), ("data/base/1/11", 100), ("outside/kept", 1000), ("data/z", 1)]
+    {
+        DISK.create_new(&dir.at(name)).unwrap().put(&vec![b'x'; len]).unwrap();
+    }
+    DISK.link(&dir.at("data/base/1/11"), &dir.at("outside/11")).unwrap();
+    DISK.symlink("../outside".into(), &dir.at("data/link")).unwrap();
+    DISK.symlink("nowhere".into(), &dir.at("data/dangling")).unwrap();
+    dir
+}
+
+fn walked(dir: &Dir, options: WalkOptions<'_>, skip: &str) -> Vec<String> {
+    let mut seen = Vec::new();
+    let result = walk(&DISK, &dir.at("data"), options, &mut |entry, stat| {
+        assert_eq!(entry.is_file(), stat.is_file());
+        let kind = match &entry.kind {
+            crate::model::EntryKind::File => entry.size.to_string(),
+            crate::model::EntryKind::Directory => "/".to_owned(),
+            crate::model::EntryKind::Symlink(target) => format!("-> {target}"),
+            crate::model::EntryKind::Other => "?".to_owned(),
+        };
+        seen.push(format!("{} {kind}", entry.path));
+        if entry.path == skip { Step::Skip } else { Step::Go }
+    });
+    result.unwrap();
+    seen
+}
+
+#[test]
+fn a_walk_sees_everything_and_follows_what_it_is_told() {
+    let dir = tree();
+    let sorted = WalkOptions { sorted: true, follow: None };
+    let all = [
+        "base /",
+        "base/1 /",
+        "base/1/10 10",
+        "base/1/11 100",
+        "dangling -> nowhere",
+        "link -> ../outside",
+        "z 1",
+    ];
+    assert_eq!(walked(&dir, sorted, ""), all);
+    let mut unsorted = walked(&dir, WalkOptions::default(), "");
+    unsorted.sort();
+    assert_eq!(unsorted, all);
+    assert_eq!(walked(&dir, sorted, "base").len(), 4);
+    let follow = |path: &Utf8Path| path == "link" || path == "dangling";
+    let following = WalkOptions { sorted: true, follow: Some(&follow) };
+    let seen = walked(&dir, following, "");
+    assert_eq!(&seen[4..], ["link /", "link/11 100", "link/kept 1000", "z 1"], "a dangling link is left out");
+    let mut count = 0;
+    walk(&DISK, &dir.at("data"), sorted, &mut |_, _| {
+        count += 1;
+        Step::Stop
+    })
+    .unwrap();
+    assert_eq!(count, 1);
+    assert!(walk(&DISK, &dir.at("absent"), sorted, &mut |_, _| Step::Go).unwrap_err().is_not_found());
+}
+
+#[test]
+fn a_circle_is_an_error() {
+    let dir = tree();
+    DISK.symlink("..".into(), &dir.at("data/base/up")).unwrap();
+    let options = WalkOptions { sorted: true, follow: Some(&|path| path == "base/up") };
+    let error = walk(&DISK, &dir.at("data"), options, &mut |_, _| Step::Go).unwrap_err();
+    assert!(error.to_string().contains("in a circle through"), "{error}");
+}
+
+#[test]
+fn sizes_count_shared_files_apart() {
+    let dir = tree();
+    let size = tree_size(&DISK, &dir.at("data")).unwrap();
+    assert_eq!(size, TreeSize { bytes: 111, unshared: 11, files: 3 });
+}
+
+#[test]
+fn removing_a_tree_touches_nothing_behind_links() {
+    let dir = tree();
+    remove_tree(&DISK, &dir.at("data")).unwrap();
+    remove_tree(&DISK, &dir.at("data")).unwrap();
+    assert_eq!(dir.names(), ["outside"]);
+    assert_eq!(DISK.names(&dir.at("outside")).unwrap(), ["11", "kept"]);
+    DISK.symlink("outside".into(), &dir.at("s")).unwrap();
+    remove_tree(&DISK, &dir.at("s")).unwrap();
+    assert_eq!(DISK.names(&dir.at("outside")).unwrap().len(), 2);
+}
+
+#[test]
+fn space_that_is_not_there_is_told() {
+    let dir = Dir::new();
+    require_space(&DISK, &dir.at(""), 1, 0).unwrap();
+    let error = require_space(&DISK, &dir.at(""), u64::MAX, u64::MAX).unwrap_err();
+    assert_eq!(error.kind(), IoErrorKind::NoSpace);
+}
+
+#[test]
+fn watching_and_syncing_a_tree() {
+    let dir = tree();
+    let watch = DISK.watch_writes(&dir.at("")).unwrap();
+    sync_tree(&DISK, &dir.at("data"), 3).unwrap();
+    if let Some(watch) = watch {
+        watch.sync().unwrap();
+    }
+    assert!(sync_tree(&DISK, &dir.at("absent"), 3).unwrap_err().is_not_found());
+}
