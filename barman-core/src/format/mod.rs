@@ -16,6 +16,7 @@ pub mod control;
 pub mod page;
 pub mod tar;
 pub mod backup_label;
+pub mod manifest;
 pub mod wal_page;
 pub mod xlogdb;
 pub mod history;
