@@ -3,6 +3,7 @@
 mod admin;
 mod backup;
 mod login;
+mod scripted;
 mod tls;
 mod trouble;
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use postgres_protocol::message::frontend;
 use tokio::io::AsyncWriteExt;
@@ -33,6 +34,9 @@ impl Connection {
         let tls = Tls::new(&settings)?;
         // Wrong words are told before anyone is asked anything.
         Credentials::new(&settings, None, None)?;
+        for keyword in ["keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"] {
+            settings.count(keyword)?;
+        }
         let mut connection = any_host(&settings, &tls).await?;
         connection.warnings.clone_from(&settings.warnings);
         Ok(connection)
@@ -66,7 +70,7 @@ async fn any_host(settings: &Settings, tls: &Tls<'_>) -> Result<Connection, PgEr
     for wanted in passes {
         errors.clear();
         for host in &ordered(settings)? {
-            let addresses = match addresses(host).await {
+            let addresses = match addresses(settings, host).await {
                 Ok(addresses) => addresses,
                 Err(error) => {
                     errors.push(error);
@@ -101,7 +105,7 @@ fn ordered(settings: &Settings) -> Result<Vec<Host>, PgError> {
     Ok(hosts)
 }
 
-async fn addresses(host: &Host) -> Result<Vec<Address>, PgError> {
+async fn addresses(settings: &Settings, host: &Host) -> Result<Vec<Address>, PgError> {
     if let Some(directory) = host.socket_directory() {
         return Ok(vec![Address::Unix(format!("{directory}/.s.PGSQL.{}", host.port))]);
     }
@@ -112,12 +116,10 @@ async fn addresses(host: &Host) -> Result<Vec<Address>, PgError> {
     if host.address.is_some() {
         return Err(PgError::settings(format!("could not parse network address \"{literal}\"")));
     }
-    let failed = |source| PgError::Unreachable {
-        endpoint: format!("server at \"{literal}\", port {}", host.port),
-        source,
-    };
-    let found: Vec<Address> =
-        tokio::net::lookup_host((literal, host.port)).await.map_err(failed)?.map(Address::Tcp).collect();
+    let endpoint = format!("server at \"{literal}\", port {}", host.port);
+    let failed = |e: io::Error| PgError::unreachable(&endpoint, &e);
+    let lookup = async { tokio::net::lookup_host((literal, host.port)).await.map_err(failed) };
+    let found: Vec<Address> = within(settings, &endpoint, lookup).await?.map(Address::Tcp).collect();
     if found.is_empty() {
         return Err(failed(io::Error::new(io::ErrorKind::NotFound, "the host name has no address")));
     }
@@ -151,15 +153,7 @@ async fn suitable(
         // Whether this attempt is encrypted: the server may have no TLS, and then a second one would be the same again.
         let mut encrypted = with_tls;
         let attempt = attempt(settings, tls, host, address, &mut encrypted, wanted);
-        let result = match settings.connect_timeout {
-            None => attempt.await,
-            Some(limit) => tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| {
-                Err(PgError::Timeout {
-                    what: format!("connecting to {}", endpoint(host, address)),
-                    seconds: limit.as_secs(),
-                })
-            }),
-        };
+        let result = within(settings, &endpoint(host, address), attempt).await;
         match result {
             Ok(connection) => return Ok(connection),
             // Nobody there: the other way of asking will not help.
@@ -175,6 +169,18 @@ async fn suitable(
         }
     }
     Err(first.unwrap_or_else(|| PgError::settings("no way to connect is left")))
+}
+
+/// Bounds one attempt by `connect_timeout`.
+async fn within<T>(
+    settings: &Settings,
+    endpoint: &str,
+    work: impl Future<Output = Result<T, PgError>>,
+) -> Result<T, PgError> {
+    let Some(limit) = settings.connect_timeout else { return work.await };
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        Err(PgError::Timeout { what: format!("connecting to {endpoint}"), seconds: limit.as_secs() })
+    })
 }
 
 /// Of two refusals (with and without TLS) the one that got further: "no pg_hba.conf entry" says least.
@@ -194,7 +200,7 @@ async fn attempt(
     wanted: Wanted,
 ) -> Result<Connection, PgError> {
     let endpoint = endpoint(host, address);
-    let unreachable = |source| PgError::Unreachable { endpoint: endpoint.clone(), source };
+    let unreachable = |e: io::Error| PgError::unreachable(&endpoint, &e);
     let (socket, end_point) = match address {
         Address::Unix(path) => {
             let stream = UnixStream::connect(socket_path(path)).await.map_err(unreachable)?;
@@ -220,11 +226,11 @@ async fn attempt(
         {
             PgError::Tls { endpoint: endpoint.clone(), reason: tls::reason(&source) }
         }
-        PgError::Lost { source } => PgError::Unreachable {
+        PgError::Lost { source: Some(source) } => PgError::unreachable(&endpoint, &source),
+        PgError::Lost { source: None } => PgError::Unreachable {
             endpoint: endpoint.clone(),
-            source: source.unwrap_or_else(|| {
-                io::Error::new(io::ErrorKind::UnexpectedEof, "server closed the connection unexpectedly")
-            }),
+            reason: "server closed the connection unexpectedly".to_owned(),
+            kind: io::ErrorKind::UnexpectedEof,
         },
         other => other,
     })?;
@@ -245,10 +251,33 @@ fn socket_path(path: &str) -> std::path::PathBuf {
 
 async fn tcp(settings: &Settings, address: SocketAddr) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_keepalive(settings.get("keepalives") != Some("0"))?;
+    if settings.get("keepalives") != Some("0") {
+        keep_alive(settings, &socket)?;
+    }
     let stream = socket.connect(address).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// The keep-alive probes of the system, so that a dead peer is noticed. 0 leaves the system's default.
+fn keep_alive(settings: &Settings, socket: &TcpSocket) -> io::Result<()> {
+    use rustix::net::sockopt;
+
+    sockopt::set_socket_keepalive(socket, true)?;
+    let given = |keyword| settings.count(keyword).ok().filter(|count| *count > 0);
+    if let Some(seconds) = given("keepalives_idle") {
+        sockopt::set_tcp_keepidle(socket, Duration::from_secs(seconds.into()))?;
+    }
+    if let Some(seconds) = given("keepalives_interval") {
+        sockopt::set_tcp_keepintvl(socket, Duration::from_secs(seconds.into()))?;
+    }
+    if let Some(probes) = given("keepalives_count") {
+        sockopt::set_tcp_keepcnt(socket, probes)?;
+    }
+    if let Some(milliseconds) = given("tcp_user_timeout") {
+        sockopt::set_tcp_user_timeout(socket, milliseconds)?;
+    }
+    Ok(())
 }
 
 /// `requirepeer`: the server behind a socket must run as that user.

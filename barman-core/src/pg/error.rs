@@ -80,7 +80,7 @@ impl fmt::Display for ServerError {
 #[non_exhaustive]
 pub enum PgError {
     /// The connection string, or a setting from the service file or the environment, is not usable.
-    #[error("{0}")]
+    #[error(transparent)]
     ConnInfo(#[from] ConnInfoError),
     /// The settings together make no sense, or ask for something that this client does not have.
     #[error("{reason}")]
@@ -97,12 +97,14 @@ pub enum PgError {
         source: io::Error,
     },
     /// Nobody answers there.
-    #[error("connection to {endpoint} failed: {source}")]
+    #[error("connection to {endpoint} failed: {reason}")]
     Unreachable {
         /// The server, as libpq words it.
         endpoint: String,
-        /// Why.
-        source: io::Error,
+        /// Why, in the operating system's words.
+        reason: String,
+        /// Why, for programs.
+        kind: io::ErrorKind,
     },
     /// The encrypted channel could not be made, or the certificate is not acceptable.
     #[error("connection to {endpoint} failed: {reason}")]
@@ -230,6 +232,10 @@ impl PgError {
     /// Whether the role may not do it (SQLSTATE 42501).
     pub fn is_permission_denied(&self) -> bool {
         self.sqlstate() == Some("42501")
+    }
+
+    pub(super) fn unreachable(endpoint: &str, error: &io::Error) -> Self {
+        Self::Unreachable { endpoint: endpoint.to_owned(), reason: error.to_string(), kind: error.kind() }
     }
 
     pub(super) fn protocol(what: impl Into<String>) -> Self {

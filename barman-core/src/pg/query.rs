@@ -182,14 +182,14 @@ impl Connection {
             match message {
                 Message::RowDescription(body) => {
                     let names = body.fields().map(|field| Ok(field.name().to_owned())).collect();
-                    current.columns = names.map_err(|e| PgError::protocol(e.to_string()))?;
+                    current.columns = names.map_err(|_| self.unexpected("the description of a row"))?;
                 }
                 Message::DataRow(body) => {
                     let row = row(&body).inspect_err(|_| self.mark_broken())?;
                     current.rows.push(row);
                 }
                 Message::CommandComplete(body) => {
-                    current.tag = body.tag().map_err(|e| PgError::protocol(e.to_string()))?.to_owned();
+                    current.tag = body.tag().map_err(|_| self.unexpected("the end of a command"))?.to_owned();
                     done.push(std::mem::take(&mut current));
                 }
                 Message::EmptyQueryResponse => done.push(std::mem::take(&mut current)),

@@ -41,7 +41,15 @@ impl Session {
             .enable_all()
             .build()
             .map_err(|source| PgError::Runtime { source })?;
-        let connection = runtime.block_on(bounded(None, cancel, Connection::connect(info, environment)))?;
+        let connected = runtime.block_on(bounded(None, cancel, Connection::connect(info, environment)));
+        let connection = match connected {
+            Ok(connection) => connection,
+            Err(error) => {
+                // A name being looked up cannot be stopped; it is not waited for.
+                runtime.shutdown_background();
+                return Err(error);
+            }
+        };
         let version = connection
             .parameter("server_version")
             .and_then(version_number)

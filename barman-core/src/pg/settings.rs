@@ -164,6 +164,15 @@ impl Settings {
             .ok_or_else(|| PgError::settings(format!("invalid {keyword} value: \"{value}\"")))
     }
 
+    /// A setting that is a number; nothing and negative numbers are 0, the default.
+    pub(super) fn count(&self, keyword: &str) -> Result<u32, PgError> {
+        let Some(text) = self.get(keyword) else { return Ok(0) };
+        let number: i32 = text.trim().parse().map_err(|_| {
+            PgError::settings(format!("invalid integer value \"{text}\" for connection option \"{keyword}\""))
+        })?;
+        Ok(u32::try_from(number).unwrap_or(0))
+    }
+
     /// A file in `~/.postgresql`, where libpq looks for certificates.
     pub(super) fn home_file(&self, name: &str) -> Option<Utf8PathBuf> {
         self.home.as_ref().map(|home| home.join(".postgresql").join(name))

@@ -104,10 +104,7 @@ impl<'a> Tls<'a> {
     ) -> Result<(Socket, Option<Vec<u8>>), PgError> {
         let failed = |reason: String| PgError::Tls { endpoint: endpoint.to_owned(), reason };
         if !self.direct {
-            match ask(&mut stream)
-                .await
-                .map_err(|source| PgError::Unreachable { endpoint: endpoint.to_owned(), source })?
-            {
+            match ask(&mut stream).await.map_err(|e| PgError::unreachable(endpoint, &e))? {
                 b'S' => {}
                 b'N' if self.mode == Mode::Prefer => return Ok((Socket::Tcp(stream), None)),
                 b'N' => return Err(failed("server does not support SSL, but SSL was required".to_owned())),

@@ -65,6 +65,23 @@ fn the_next_host_is_tried_unless_the_login_is_refused() {
 }
 
 #[test]
+fn every_address_of_a_name_is_tried_and_abstract_sockets_too() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixListener};
+
+    // localhost is ::1 and 127.0.0.1; the server listens on the latter.
+    let cluster = Cluster::builder(15).start().unwrap();
+    connect(&format!("host=localhost port={} user=postgres keepalives_idle=60 keepalives_count=3 tcp_user_timeout=9000", cluster.port())).unwrap();
+    let name = format!("barman-test-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(format!("{name}/.s.PGSQL.5432")).unwrap();
+    let listener = UnixListener::bind_addr(&address).unwrap();
+    let accepting = std::thread::spawn(move || drop(listener.accept().unwrap()));
+    let error = connect(&format!("host=@{name} user=x")).unwrap_err();
+    accepting.join().unwrap();
+    assert!(!error.to_string().contains("refused") && !error.to_string().contains("No such file"), "{error}");
+}
+
+#[test]
 fn target_session_attrs() {
     let primary = Cluster::builder(15).start().unwrap();
     let standby = Cluster::standby_of(&primary).unwrap();
