@@ -72,20 +72,20 @@ pub fn write_float(out: &mut String, number: f64) {
         out.push_str("inf");
         return;
     }
-    // Rust's exponent form has the same shortest digits: `d.ddde-x`.
-    let scientific = format!("{:e}", number.abs());
-    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    if (-4..16).contains(&exponent) {
-        let plain = number.abs();
+    // Rust prints the same shortest digits; only where it switches to an exponent do the two differ.
+    let plain = number.abs();
+    if plain == 0.0 || (1e-4..1e16).contains(&plain) {
         let _ = write!(out, "{plain}");
         if plain.fract() == 0.0 {
             out.push_str(".0");
         }
-    } else {
-        let sign = if exponent < 0 { '-' } else { '+' };
-        let _ = write!(out, "{mantissa}e{sign}{:02}", exponent.unsigned_abs());
+        return;
     }
+    let scientific = format!("{plain:e}");
+    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    let sign = if exponent < 0 { '-' } else { '+' };
+    let _ = write!(out, "{mantissa}e{sign}{:02}", exponent.unsigned_abs());
 }
 
 fn write_value(out: &mut String, value: &PyValue) {

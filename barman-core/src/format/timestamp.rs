@@ -202,7 +202,7 @@ impl Fields {
     fn word<'t>(&mut self, word: &str, after: &'t str) -> Result<&'t str, Fault> {
         let is = |name: &&str| name.eq_ignore_ascii_case(word);
         let place = |short: &[&str], long: &[&str]| {
-            short.iter().position(|n| is(n)).or_else(|| long.iter().position(|n| is(n)))
+            short.iter().position(is).or_else(|| long.iter().position(is))
         };
         if word.eq_ignore_ascii_case("T") {
             let starts_time = self.day.is_some() && self.time.is_none();
@@ -505,8 +505,7 @@ mod tests {
         (0i64..253_402_300_000, 0i64..1_000_000, -86_399i32..86_400).prop_map(|(seconds, micros, offset)| {
             let at =
                 OffsetDateTime::from_unix_timestamp(seconds).unwrap() + time::Duration::microseconds(micros);
-            let at = at.replace_offset(UtcOffset::from_whole_seconds(offset).unwrap());
-            at
+            at.replace_offset(UtcOffset::from_whole_seconds(offset).unwrap())
         })
     }
 
