@@ -120,9 +120,12 @@ pub struct Verdict {
 /// What a policy says about each backup of a catalog; EMPTY backups get no verdict.
 ///
 /// As Barman: newest first by id; only DONE backups that are not incremental are ranked, an incremental inherits from
-/// the root of its chain whatever its own status is (`KEEP:FULL` as VALID; `KEEP:STANDALONE` as what the rank of the root
-/// says). REDUNDANCY is at least the minimum redundancy, and kept backups count. A recovery window keeps every backup
-/// that ended inside it and the first before it.
+/// the root of its chain whatever its own status is. REDUNDANCY is at least the minimum redundancy. A recovery window
+/// keeps every backup that ended inside it and the first before it. Kept backups count like others and show their keep
+/// (all of this verified against Barman 3.19.1 on random catalogs).
+///
+/// Incrementals of a root with `KEEP:FULL` are VALID. Those of one with `KEEP:STANDALONE` are VALID while the root is among
+/// the wanted number, or ended inside the window; else OBSOLETE, so that a standalone root stays alone.
 pub fn evaluate(
     policy: RetentionPolicy,
     backups: &[Held<'_>],
@@ -134,7 +137,7 @@ pub fn evaluate(
     newest_first.sort_by_key(|h| std::cmp::Reverse(h.backup.id));
     let mut ranked = Ranking::new(policy, minimum_redundancy, now);
     let mut verdicts = BTreeMap::new();
-    // What the rank alone says of a root, for the children of a standalone one.
+    // What the children of a root get when it is kept standalone.
     let mut bare = BTreeMap::new();
     for held in newest_first.iter().filter(|h| !h.backup.is_incremental()) {
         let backup = held.backup;
@@ -199,7 +202,7 @@ impl Ranking {
         Self { rule, minimum, valid: 0 }
     }
 
-    /// The verdict on the next older DONE backup, and the state that its rank alone would give.
+    /// The verdict on the next older DONE backup, and that on its incrementals should it be kept standalone.
     fn next(&mut self, held: &Held<'_>) -> (Verdict, RetentionStatus) {
         use RetentionStatus::{Obsolete, PotentiallyObsolete, Valid};
         let kept = held.keep.map(|keep| Verdict { status: keep.into(), reason: Reason::Kept });
@@ -212,20 +215,20 @@ impl Ranking {
             }
             Rule::Window { point, reached: false } => {
                 self.valid = self.valid.saturating_add(1);
-                let reason = match held.backup.end_time {
-                    None => Reason::NoEndTime,
+                let (reason, alone) = match held.backup.end_time {
+                    None => (Reason::NoEndTime, Valid),
                     Some(end) if end < *point => {
                         self.rule = Rule::Window { point: *point, reached: true };
-                        Reason::ReachesWindow
+                        (Reason::ReachesWindow, Obsolete)
                     }
-                    Some(_) => Reason::InWindow,
+                    Some(_) => (Reason::InWindow, Valid),
                 };
-                (Verdict { status: Valid, reason }, Valid)
+                (kept.unwrap_or(Verdict { status: Valid, reason }), alone)
             }
             Rule::Window { reached: true, .. } if self.valid < self.minimum => {
                 self.valid += 1;
                 let reason = Reason::MinimumRedundancy(self.minimum);
-                (Verdict { status: PotentiallyObsolete, reason }, PotentiallyObsolete)
+                (kept.unwrap_or(Verdict { status: PotentiallyObsolete, reason }), Obsolete)
             }
             Rule::Window { .. } => {
                 let verdict = Verdict { status: Obsolete, reason: Reason::BeforeWindow };
@@ -323,15 +326,29 @@ mod tests {
     }
 
     #[test]
-    fn keeps_in_a_window_show_only_beyond_it() {
+    fn keeps_show_in_a_window_too_and_count() {
         let backups = aged(&[1, 8, 9, 10]);
         let mut all = held(&backups);
-        for at in 0..4 {
-            kept(&mut all, at, if at == 3 { Keep::Standalone } else { Keep::Full });
-        }
         let policy = "RECOVERY WINDOW OF 7 DAYS";
-        assert_eq!(states(policy, &all, 0, now()), ["VALID", "VALID", "KEEP:FULL", "KEEP:STANDALONE"]);
-        assert_eq!(states(policy, &all, 3, now()), ["VALID", "VALID", "OBSOLETE*", "KEEP:STANDALONE"]);
+        kept(&mut all, 1, Keep::Full);
+        assert_eq!(states(policy, &all, 0, now()), ["VALID", "KEEP:FULL", "OBSOLETE", "OBSOLETE"]);
+        kept(&mut all, 2, Keep::Standalone);
+        assert_eq!(states(policy, &all, 3, now()), ["VALID", "KEEP:FULL", "KEEP:STANDALONE", "OBSOLETE"]);
+        assert_eq!(states(policy, &all, 4, now()), ["VALID", "KEEP:FULL", "KEEP:STANDALONE", "OBSOLETE*"]);
+    }
+
+    #[test]
+    fn children_of_a_standalone_root_count_while_the_root_is_in_the_window() {
+        for (days, expected) in [(6, "VALID"), (8, "OBSOLETE")] {
+            let mut backups = aged(&[days]);
+            backups[0].mode = full(1).mode;
+            let mut incremental = child(59, 59 - days);
+            incremental.end_time = Some(minute(99 * DAY));
+            backups.push(incremental);
+            let mut all = held(&backups);
+            kept(&mut all, 0, Keep::Standalone);
+            assert_eq!(states("RECOVERY WINDOW OF 7 DAYS", &all, 3, now()), [expected, "KEEP:STANDALONE"]);
+        }
     }
 
     #[test]
