@@ -14,15 +14,12 @@ pub enum ConfigError {
     /// The file that was asked for is not there.
     #[error("Configuration file '{0}' does not exist")]
     NoFile(Utf8PathBuf),
-    /// A file cannot be read.
-    #[error("The configuration cannot be read: {what}")]
-    Read {
-        /// The verb and the path.
-        what: String,
-        /// What the system said.
-        #[source]
-        source: IoError,
-    },
+    /// A file or directory cannot be read.
+    #[error(transparent)]
+    Read(#[from] IoError),
+    /// A file is so large that it cannot be a configuration.
+    #[error("The configuration file '{0}' is larger than 16 MiB")]
+    TooLarge(Utf8PathBuf),
     /// A file is not UTF-8 text.
     #[error("The configuration file '{file}' is not UTF-8 text (line {line})")]
     NotUtf8 {
@@ -111,6 +108,7 @@ impl ConfigError {
                 "Your configuration is missing required parameters. Exiting.".to_owned(),
             ],
             Self::BarmanSectionInInclude(_) | Self::ReservedName => vec![format!("FATAL: {self}")],
+            Self::Read(error) => vec![format!("ERROR: {error}: {}", error.source)],
             _ => vec![format!("ERROR: {self}")],
         }
     }

@@ -201,8 +201,16 @@ impl Config {
         for name in config.section_order.clone() {
             let Some(server) = config.servers.get_mut(&name) else { continue };
             let file = env.cwd.join(&server.options.backup_directory).join(ACTIVE_MODEL_FILE);
-            // What cannot be read is no reason to stop everything; backup_directory has its own check.
-            let active = read(&file, env).ok().flatten().unwrap_or_default();
+            let active = match read(&file, env) {
+                Ok(text) => text.unwrap_or_default(),
+                Err(error) => {
+                    let reason =
+                        std::error::Error::source(&error).map(|why| format!(": {why}")).unwrap_or_default();
+                    let text = format!("The active model of server '{name}' cannot be read: {error}{reason}");
+                    server.messages.push(text);
+                    String::new()
+                }
+            };
             activate(server, active.trim(), &config.models, &mut config.notices);
             settle(server);
         }
@@ -328,7 +336,7 @@ fn further_files(
             });
             match list {
                 // Names that are not UTF-8 are not those of configuration files; the rest was delivered.
-                Err(error) if error.kind() != IoErrorKind::NotUtf8 => return Err(unreadable(error)),
+                Err(error) if error.kind() != IoErrorKind::NotUtf8 => return Err(error.into()),
                 _ => files.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str())),
             }
         } else {
@@ -345,22 +353,19 @@ fn further_files(
     Ok(files)
 }
 
-fn unreadable(source: IoError) -> ConfigError {
-    ConfigError::Read { what: source.to_string(), source }
-}
-
 /// The text of a file; `None` if it does not exist.
 fn read(path: &Utf8Path, env: &LoadEnv<'_>) -> Result<Option<String>, ConfigError> {
     let real = env.cwd.join(path);
     let file = match env.disk.open_read(&real) {
         Ok(file) => file,
         Err(error) if error.is_not_found() => return Ok(None),
-        Err(error) => return Err(unreadable(error)),
+        Err(error) => return Err(error.into()),
     };
     let mut bytes = Vec::new();
-    file.take(MAX_FILE)
-        .read_to_end(&mut bytes)
-        .map_err(|source| unreadable(IoError::new("read", real, source)))?;
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|source| IoError::new("read", real, source))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(ConfigError::TooLarge(path.to_owned()));
+    }
     String::from_utf8(bytes).map(Some).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
         let line = 1 + error.as_bytes()[..good].iter().filter(|byte| **byte == b'\n').count();
