@@ -7,3 +7,4 @@ mod crash;
 mod floor_plan;
 mod pg;
 mod transport;
+mod wal_page;
