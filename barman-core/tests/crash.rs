@@ -1,5 +1,7 @@
 //! The durable operations of `io` on a disk that loses what was not fsynced, with the power lost at every step (I1, I2, I29).
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
 use barman_core::io::{Disk, IoError, durable::*, sync_tree};
 use barman_testkit::crash_disk::{
     Aftermath, CrashDisk, Survivors, assert_every_sync_matters, for_every_crash_point,
@@ -271,4 +273,61 @@ fn it_behaves_like_a_file_system() {
     assert_eq!(disk.read("/d/f".into()).unwrap(), b"g");
     disk.symlink("/loop".into(), "/loop".into()).unwrap();
     assert!(disk.read("/loop".into()).is_err());
+}
+
+/// The fake does what the kernel does, call by call, as far as it lets itself be seen without a crash.
+mod like_the_kernel {
+    use barman_core::io::{IoErrorKind, RealDisk};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NAMES: [&str; 6] = ["a", "b", "d", "d/x", "d/y", "d/e/z"];
+
+    fn step(
+        disk: &dyn Disk,
+        root: &Utf8Path,
+        (what, one, two): (u8, usize, usize),
+    ) -> Result<String, IoErrorKind> {
+        let (a, b) = (root.join(NAMES[one]), root.join(NAMES[two]));
+        let done = match what {
+            0 => disk.create_new(&a).and_then(|mut f| f.put(NAMES[two].as_bytes())),
+            1 => disk.append(&a).and_then(|mut f| f.put(NAMES[two].as_bytes())),
+            2 => disk.open_write(&a).and_then(|mut f| f.put(NAMES[two].as_bytes())),
+            3 => disk.open_write(&a).and_then(|mut f| f.set_len(two as u64)),
+            4 => disk.rename_noreplace(&a, &b),
+            5 => disk.replace(&a, &b),
+            6 => disk.link(&a, &b),
+            7 => disk.symlink(Utf8Path::new(NAMES[one]), &b),
+            8 => disk.unlink(&a),
+            9 => disk.mkdir(&a, 0o700),
+            10 => disk.mkdir_all(&a, 0o700),
+            11 => disk.rmdir(&a),
+            12 => disk.sync_dir(&a),
+            13 => return disk.names(&a).map(|names| names.join(" ")).map_err(|e| e.kind()),
+            14 => return disk.read_text(&a).map_err(|e| e.kind()),
+            15 => return disk.read_link(&a).map(Into::into).map_err(|e| e.kind()),
+            _ => {
+                let facts =
+                    disk.lstat(&a).map(|s| (s.kind, if s.is_dir() { 0 } else { s.size + 1000 * s.nlink }));
+                return facts.map(|facts| format!("{facts:?}")).map_err(|e| e.kind());
+            }
+        };
+        done.map(|()| String::new()).map_err(|e| e.kind())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(150) })]
+        #[test]
+        fn step_by_step(steps in prop::collection::vec((0_u8..20, 0..NAMES.len(), 0..NAMES.len()), 1..40)) {
+            let dir = tempfile::tempdir().unwrap();
+            let root = Utf8Path::from_path(dir.path()).unwrap();
+            let fake = CrashDisk::new();
+            for (at, step_) in steps.iter().enumerate() {
+                let real = step(&RealDisk, root, *step_);
+                let ours = step(&fake, "/".into(), *step_);
+                prop_assert_eq!(ours, real, "step {} {:?} of {:?}", at, step_, &steps[..at]);
+            }
+        }
+    }
 }

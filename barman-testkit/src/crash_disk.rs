@@ -366,10 +366,13 @@ impl Disk for CrashDisk {
     }
 
     fn append(&self, path: &Utf8Path) -> Result<Box<dyn DiskFile>, IoError> {
-        let found = self.look(|s| Ok(s.resolve(path, true)?.inode));
-        let opened = match found {
+        let opened = match self.look(|s| Ok(s.resolve(path, true)?.inode)) {
             Ok(Some(inode)) => self.look(|s| only_files(s, inode).map(|()| inode)),
-            Ok(None) => self.change_name(|| format!("create {path}"), |s| s.make(path, empty_file(), 0o644)),
+            // The target of a dangling link is created, as open(2) does.
+            Ok(None) => self.change_name(
+                || format!("create {path}"),
+                |s| s.make_at(s.resolve(path, true)?, empty_file(), 0o644),
+            ),
             Err(e) => Err(e),
         };
         Ok(Box::new(self.file(path, opened.context("open for appending", path)?, true)))
@@ -399,11 +402,11 @@ impl Disk for CrashDisk {
             |s| {
                 let inode = s.existing(existing, false)?;
                 let place = s.resolve(new, false)?;
-                if s.stat(inode)?.is_dir() {
-                    return errno(EPERM);
-                }
                 if place.inode.is_some() {
                     return errno(EEXIST);
+                }
+                if s.stat(inode)?.is_dir() {
+                    return errno(EPERM);
                 }
                 let step = s.ops;
                 s.half(place.dir, &place.name, inode, true, step)

@@ -407,7 +407,9 @@ mod tests {
 
     /// A clock that steps, and runs something at the n-th pause.
     #[derive(Default)]
-    struct Steps(Mutex<(Duration, Vec<Box<dyn FnOnce() + Send>>)>);
+    struct Steps(Mutex<(Duration, Vec<AtPause>)>);
+
+    type AtPause = Box<dyn FnOnce() + Send>;
 
     impl Clock for Steps {
         fn now(&self) -> OffsetDateTime {
@@ -457,7 +459,7 @@ mod tests {
         let id: BackupId = "20261123T140000".parse().unwrap();
         for (name, file) in [
             (LockName::Backup(server.clone()), ".a-backup.lock"),
-            (LockName::BackupId(server.clone(), id.clone()), ".a-20261123T140000.lock"),
+            (LockName::BackupId(server.clone(), id), ".a-20261123T140000.lock"),
             (LockName::BackupSync(server.clone(), id), ".a-20261123T140000-sync-backup.lock"),
             (LockName::Cron(server.clone()), ".a-cron.lock"),
             (LockName::WalArchive(server.clone()), ".a-archive-wal.lock"),

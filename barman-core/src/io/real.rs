@@ -219,7 +219,10 @@ impl Disk for RealDisk {
     fn rename_noreplace(&self, from: &Utf8Path, to: &Utf8Path) -> Result<(), IoError> {
         let (old, new) = (from.as_std_path(), to.as_std_path());
         let renamed = match rustix::fs::renameat_with(CWD, old, CWD, new, RenameFlags::NOREPLACE) {
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => link_then_unlink(from, to),
+            Err(refused @ (Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)) => {
+                // Directories cannot be linked: then the first answer is the one that explains.
+                link_then_unlink(from, to).map_err(|e| if e == Errno::PERM { refused } else { e })
+            }
             other => other,
         };
         renamed.context_to("rename", from, to)

@@ -12,7 +12,7 @@ use super::{BufferPool, Parallel, PipeError, parallel_map_ordered};
 pub struct StreamOptions {
     /// Encoders that work side by side; 0 counts as 1.
     pub workers: usize,
-    /// Plain bytes in a frame; the last one has fewer. Memory is about `3 × workers × frame_size`.
+    /// Plain bytes in a frame; the last one has fewer. Memory is at most about `4 × workers × frame_size`.
     pub frame_size: usize,
 }
 

@@ -205,7 +205,10 @@ impl State {
 
     /// Puts a new node under a free name.
     pub(super) fn make(&mut self, path: &Utf8Path, body: Body, mode: u32) -> io::Result<u64> {
-        let place = self.resolve(path, false)?;
+        self.make_at(self.resolve(path, false)?, body, mode)
+    }
+
+    pub(super) fn make_at(&mut self, place: Place, body: Body, mode: u32) -> io::Result<u64> {
         if place.inode.is_some() {
             return errno(EEXIST);
         }
@@ -229,12 +232,26 @@ impl State {
         Ok(())
     }
 
+    /// Whether a directory is another one, or lies somewhere below it.
+    fn lies_within(&self, dir: u64, above: u64) -> bool {
+        let inside = |inode: &u64| self.lies_within(dir, *inode);
+        dir == above || self.entries(above).is_ok_and(|entries| entries.values().any(inside))
+    }
+
     pub(super) fn rename(&mut self, from: &Utf8Path, to: &Utf8Path, replace: bool) -> io::Result<()> {
         let (old, new) = (self.resolve(from, false)?, self.resolve(to, false)?);
         let Some(inode) = old.inode else { return errno(ENOENT) };
         if let Some(there) = new.inode {
             if !replace {
                 return errno(EEXIST);
+            }
+        }
+        if self.lies_within(new.dir, inode) {
+            return errno(EINVAL);
+        }
+        if let Some(there) = new.inode {
+            if self.lies_within(old.dir, there) {
+                return errno(ENOTEMPTY);
             }
             if there == inode {
                 return Ok(());
