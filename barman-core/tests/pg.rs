@@ -1,4 +1,10 @@
-//! The PostgreSQL client against real servers.
+//! The PostgreSQL client against real and scripted servers.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "what fails here is a test"
+)]
 
 mod admin;
 mod backup;

@@ -69,10 +69,9 @@ impl ArchiverStats {
         if let (Ok(WalFileName::History(failed)), Some(Ok(archived))) = (
             failed.parse::<WalFileName>(),
             self.last_archived_wal.as_ref().map(|name| name.parse::<WalFileName>()),
-        ) {
-            if failed <= archived.timeline() {
-                return true;
-            }
+        ) && failed <= archived.timeline()
+        {
+            return true;
         }
         matches!((self.last_failed_time, self.last_archived_time), (Some(f), Some(a)) if f <= a)
     }

@@ -220,7 +220,68 @@ impl ServerCertVerifier for Verifier {
 
 #[cfg(test)]
 mod tests {
-    use super::name_matches;
+    use super::*;
+    use rustls::pki_types::pem::PemObject;
+    use std::time::Duration;
+
+    fn pem(bytes: &[u8]) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(bytes).unwrap()
+    }
+
+    macro_rules! fixture {
+        ($name:literal) => {
+            pem(include_bytes!(concat!("../../tests/fixtures/pki/", $name, ".crt")))
+        };
+    }
+
+    fn verify(shown: &CertificateDer<'_>, root: CertificateDer<'static>, year: u64) -> Result<(), String> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = Verifier::new(Check::Authority, vec![root], provider);
+        let name = ServerName::try_from("db.test").unwrap();
+        let now = UnixTime::since_unix_epoch(Duration::from_secs((year - 1970) * 31_556_952));
+        let result = verifier.verify_server_cert(shown, &[], &name, &[], now);
+        result.map(drop).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn who_is_trusted_and_when() {
+        let unknown = "invalid peer certificate: UnknownIssuer";
+        let (early, expired) = ("invalid peer certificate: NotValidYet", "invalid peer certificate: Expired");
+        for (what, shown, root, year, expected) in [
+            ("its own root", fixture!("self_signed"), fixture!("self_signed"), 2100, None),
+            ("too early", fixture!("self_signed"), fixture!("self_signed"), 2020, Some(early)),
+            ("too late", fixture!("self_signed"), fixture!("self_signed"), 2130, Some(expired)),
+            ("another root", fixture!("self_signed"), fixture!("root"), 2100, Some(unknown)),
+            ("version 1", fixture!("version_one"), fixture!("root"), 2100, None),
+            ("version 1 too late", fixture!("version_one"), fixture!("root"), 2130, Some(expired)),
+            (
+                "an issuer of that name only",
+                fixture!("version_one"),
+                fixture!("root_same_name"),
+                2100,
+                Some(unknown),
+            ),
+            ("version 3", fixture!("not_an_authority"), fixture!("root"), 2100, None),
+            (
+                "an issuer that is no authority",
+                fixture!("leaf_of_leaf"),
+                fixture!("not_an_authority"),
+                2100,
+                Some(unknown),
+            ),
+        ] {
+            assert_eq!(verify(&shown, root, year), expected.map_or(Ok(()), |e| Err(e.to_owned())), "{what}");
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = Verifier::new(Check::Nothing, Vec::new(), provider);
+        let name = ServerName::try_from("db.test").unwrap();
+        let nonsense = CertificateDer::from(vec![0x30, 0x00]);
+        assert!(
+            verifier
+                .verify_server_cert(&nonsense, &[], &name, &[], UnixTime::since_unix_epoch(Duration::ZERO))
+                .is_err()
+        );
+    }
 
     #[test]
     fn names() {

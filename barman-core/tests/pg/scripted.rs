@@ -73,13 +73,16 @@ fn an_older_server_that_negotiates_its_version() {
 
 #[test]
 fn logins_of_the_scripted_server() {
-    for (auth, good, bad) in [(Auth::scram("s3cret"), "s3cret", "other"), (Auth::md5("s3cret"), "s3cret", "other")] {
+    for (auth, good, bad) in
+        [(Auth::scram("s3cret"), "s3cret", "other"), (Auth::md5("s3cret"), "s3cret", "other")]
+    {
         let server = FakePg::builder().auth(auth).start().unwrap();
         connect(&format!("{} password={good}", server.conninfo())).unwrap();
         let error = connect(&format!("{} password={bad}", server.conninfo())).unwrap_err();
         assert!(matches!(error, PgError::Auth { .. }), "{error:?}");
         let start: Vec<_> = server.startups().remove(0);
-        for (key, value) in [("user", "barman"), ("application_name", "barman"), ("client_encoding", "UTF8")] {
+        for (key, value) in [("user", "barman"), ("application_name", "barman"), ("client_encoding", "UTF8")]
+        {
             assert!(start.contains(&(key.to_owned(), value.to_owned())), "{start:?}");
         }
         server.take_deviations();
@@ -88,7 +91,8 @@ fn logins_of_the_scripted_server() {
 
 #[test]
 fn a_server_that_starts_up_or_is_full() {
-    let starting = FakePg::builder().refuse(0, "57P03", "the database system is starting up").start().unwrap();
+    let starting =
+        FakePg::builder().refuse(0, "57P03", "the database system is starting up").start().unwrap();
     let error = connect(&starting.conninfo()).unwrap_err();
     assert!(matches!(error, PgError::Refused { .. }) && error.is_transient(), "{error:?}");
     assert!(error.to_string().contains("the database system is starting up"));
@@ -108,7 +112,8 @@ fn a_server_that_starts_up_or_is_full() {
 
 #[test]
 fn a_connection_cut_anywhere_in_an_answer_is_a_lost_one() {
-    let answer = || Reply::rows(&["a", "b"], &[&[Some("value"), None], &[Some("x"), Some("y")]]).with_notice("look");
+    let answer =
+        || Reply::rows(&["a", "b"], &[&[Some("value"), None], &[Some("x"), Some("y")]]).with_notice("look");
     for at in 0..110 {
         let server = FakePg::builder().on("SELECT *", answer().cut_after(at)).start().unwrap();
         let mut session = connect(&server.conninfo()).unwrap();

@@ -71,7 +71,11 @@ fn every_address_of_a_name_is_tried_and_abstract_sockets_too() {
 
     // localhost is ::1 and 127.0.0.1; the server listens on the latter.
     let cluster = Cluster::builder(15).start().unwrap();
-    connect(&format!("host=localhost port={} user=postgres keepalives_idle=60 keepalives_count=3 tcp_user_timeout=9000", cluster.port())).unwrap();
+    connect(&format!(
+        "host=localhost port={} user=postgres keepalives_idle=60 keepalives_count=3 tcp_user_timeout=9000",
+        cluster.port()
+    ))
+    .unwrap();
     let name = format!("barman-test-{}", std::process::id());
     let address = SocketAddr::from_abstract_name(format!("{name}/.s.PGSQL.5432")).unwrap();
     let listener = UnixListener::bind_addr(&address).unwrap();
