@@ -1,6 +1,9 @@
 //! The configuration as we understand it against the original Barman: `diagnose` of both on the same files. Compared
 //! are all values with their sources, the messages that disable a server, conflicts, models, warnings and their order.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+#![allow(clippy::disallowed_methods, reason = "a test prepares its files")]
+
 use barman_core::config::{Config, ConfigError, LoadEnv, Notice, Severity};
 use barman_core::io::RealDisk;
 use barman_testkit::oracle::Barman;
