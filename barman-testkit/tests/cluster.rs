@@ -1,11 +1,12 @@
 //! Real servers start, answer, crash, come back and replicate, on every major of this machine.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Instant;
 
 use barman_testkit::Error;
-use barman_testkit::os::{TestDir, run};
+use barman_testkit::os::{Account, TestDir, run};
 use barman_testkit::pg::{self, Archive, Cluster, MAJORS, Session, StopMode, verify_cluster};
 
 #[test]
@@ -104,6 +105,21 @@ fn a_copied_data_directory_can_be_opened() {
     assert!(copy.join("PG_VERSION").exists(), "a restored directory is not the harness's to remove");
     let error = Cluster::restored(15, &copy).conf("no_such_setting", "1").start().unwrap_err();
     assert!(error.to_string().contains("no_such_setting"), "{error}");
+}
+
+#[test]
+fn a_directory_closed_to_the_servers_account_is_explained() {
+    let Some(_) = pg::require(15) else { return };
+    if Account::for_servers().unwrap().is_current() {
+        // Nothing that this process makes is closed to itself.
+        return;
+    }
+    let closed = tempfile::tempdir().unwrap();
+    fs::set_permissions(closed.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    let pgdata = closed.path().join("data");
+    fs::create_dir(&pgdata).unwrap();
+    let error = Cluster::open_restored(15, pgdata.to_str().unwrap()).unwrap_err();
+    assert!(error.to_string().contains("TestDir"), "{error}");
 }
 
 #[test]

@@ -30,14 +30,26 @@ fn the_oracle_backs_up_and_restores() {
     let listed = world.oracle(&["-f", "json", "list-backup", "main"]).unwrap().ok().unwrap().json().unwrap();
     assert_eq!(listed["main"][0]["status"], "DONE", "{listed}");
     cluster.psql("INSERT INTO t SELECT generate_series(1, 500)").unwrap();
+    cluster.psql("SELECT pg_create_restore_point('before_the_accident')").unwrap();
+    cluster.psql("DELETE FROM t WHERE n > 900").unwrap();
     cluster.archive_now().unwrap();
     world.oracle(&["archive-wal", "main"]).unwrap().ok().unwrap();
 
     let destination = world.path().join("restored");
     world.oracle(&["restore", "main", "latest", destination.as_str()]).unwrap().ok().unwrap();
     let mut restored = Cluster::open_restored(15, &destination).unwrap();
-    assert_eq!(restored.psql("SELECT count(*) FROM t").unwrap(), "1500");
+    assert_eq!(restored.psql("SELECT count(*) FROM t").unwrap(), "1400");
     verify_cluster(&mut restored).unwrap();
+
+    // A server that is paused at its target has arrived, too; it is promoted by the test.
+    let earlier = world.path().join("earlier");
+    let target = ["--target-name", "before_the_accident", "--target-action", "pause"];
+    let arguments = [&["restore"], &target[..], &["main", "latest", earlier.as_str()]].concat();
+    world.oracle(&arguments).unwrap().ok().unwrap();
+    let mut restored = Cluster::open_restored(15, &earlier).unwrap();
+    assert_eq!(restored.psql("SELECT count(*), pg_is_in_recovery() FROM t").unwrap(), "1500|t");
+    restored.promote().unwrap();
+    assert_eq!(restored.psql("SELECT count(*), pg_is_in_recovery() FROM t").unwrap(), "1500|f");
 }
 
 #[test]
