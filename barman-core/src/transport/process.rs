@@ -50,6 +50,19 @@ impl From<Cancelled> for Trouble {
     }
 }
 
+/// A command that is running, here or elsewhere, with its three streams.
+pub(super) trait Running: Send {
+    /// Waits until something can be done, and says what. [`Step::Stdin`] only when `giving`.
+    fn step(&mut self, buffer: &mut [u8], giving: bool) -> Result<Step, Trouble>;
+
+    /// Writes what standard input takes now, possibly nothing. A command that no longer reads is no error: its status
+    /// tells why.
+    fn give(&mut self, bytes: &[u8]) -> Result<usize, Trouble>;
+
+    /// Ends standard input.
+    fn close_stdin(&mut self);
+}
+
 /// A child in a process group of its own. Dropping it kills the group and waits for the child.
 pub(super) struct Process {
     child: Child,
@@ -96,51 +109,6 @@ impl Process {
         Ok(process)
     }
 
-    /// Waits until a stream can be moved. Standard error goes first, so that words come before what they are about.
-    pub(super) fn step(&mut self, buffer: &mut [u8], giving: bool) -> Result<Step, Trouble> {
-        loop {
-            self.cancel.check()?;
-            if self.stdout.is_none() && (self.stderr.is_none() || self.try_wait()?.is_some()) {
-                if let Some(status) = self.try_wait()? {
-                    return Ok(Step::Ended(status));
-                }
-                if !giving || self.stdin.is_none() {
-                    self.wait_a_tick()?;
-                    continue;
-                }
-            }
-            let [stdin, stdout, stderr] = self.ready(giving)?;
-            if stderr && let Some(n) = read_some(&mut self.stderr, buffer)? {
-                return Ok(Step::Stderr(n));
-            }
-            if stdout && let Some(n) = read_some(&mut self.stdout, buffer)? {
-                return Ok(Step::Stdout(n));
-            }
-            if stdin && self.stdin.is_some() {
-                return Ok(Step::Stdin);
-            }
-        }
-    }
-
-    /// Writes what standard input takes now. A child that no longer reads is no error: its status tells why.
-    pub(super) fn give(&mut self, bytes: &[u8]) -> Result<usize, Trouble> {
-        let Some(stdin) = &mut self.stdin else { return Ok(bytes.len()) };
-        match stdin.write(bytes) {
-            Ok(n) => Ok(n),
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(0),
-            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {
-                self.stdin = None;
-                Ok(bytes.len())
-            }
-            Err(e) => Err(e.into()),
-        }
-    }
-
-    /// Ends standard input.
-    pub(super) fn close_stdin(&mut self) {
-        self.stdin = None;
-    }
-
     fn ready(&self, giving: bool) -> Result<[bool; 3], Trouble> {
         let stdin = self.stdin.as_ref().filter(|_| giving).map(|f| (0, f.as_fd(), PollFlags::OUT));
         let stdout = self.stdout.as_ref().map(|f| (1, f.as_fd(), PollFlags::IN));
@@ -184,6 +152,51 @@ impl Process {
     }
 }
 
+impl Running for Process {
+    // Standard error goes first, so that words come before what they are about.
+    fn step(&mut self, buffer: &mut [u8], giving: bool) -> Result<Step, Trouble> {
+        loop {
+            self.cancel.check()?;
+            if self.stdout.is_none() && (self.stderr.is_none() || self.try_wait()?.is_some()) {
+                if let Some(status) = self.try_wait()? {
+                    return Ok(Step::Ended(status));
+                }
+                if !giving || self.stdin.is_none() {
+                    self.wait_a_tick()?;
+                    continue;
+                }
+            }
+            let [stdin, stdout, stderr] = self.ready(giving)?;
+            if stderr && let Some(n) = read_some(&mut self.stderr, buffer)? {
+                return Ok(Step::Stderr(n));
+            }
+            if stdout && let Some(n) = read_some(&mut self.stdout, buffer)? {
+                return Ok(Step::Stdout(n));
+            }
+            if stdin && self.stdin.is_some() {
+                return Ok(Step::Stdin);
+            }
+        }
+    }
+
+    fn give(&mut self, bytes: &[u8]) -> Result<usize, Trouble> {
+        let Some(stdin) = &mut self.stdin else { return Ok(bytes.len()) };
+        match stdin.write(bytes) {
+            Ok(n) => Ok(n),
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(0),
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {
+                self.stdin = None;
+                Ok(bytes.len())
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn close_stdin(&mut self) {
+        self.stdin = None;
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         if self.ended.is_some() {
@@ -217,7 +230,11 @@ pub(super) fn run(
     io: &mut dyn Exchange,
     cancel: &Cancel,
 ) -> Result<ExitStatus, Trouble> {
-    let mut process = Process::spawn(command, true, cancel)?;
+    pump(&mut Process::spawn(command, true, cancel)?, io)
+}
+
+/// Moves the streams of a running command to its end.
+pub(super) fn pump(process: &mut dyn Running, io: &mut dyn Exchange) -> Result<ExitStatus, Trouble> {
     let mut buffer = vec![0; BUFFER];
     let mut out = vec![0; BUFFER];
     let (mut from, mut to) = (0, 0);

@@ -9,6 +9,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 use crate::model::Entry;
 
 use super::command::{MARKER, sh};
+use super::process::{self, Running, Trouble};
+use super::remote_stream::CommandStream;
 use super::{
     Exchange, ExitStatus, FetchItem, FetchSink, FileOp, Lane, Probe, RemoteCommand, StoreItem, StoreReport,
     TransportError, quote, remote_fetch, remote_list, remote_ops, remote_store,
@@ -22,17 +24,50 @@ pub(super) trait RemoteShell: Send {
     /// The host in words.
     fn target(&self) -> &str;
 
-    /// Runs a command to its end. Fails when the host cannot be reached, the connection breaks, or an [`Exchange`]
-    /// method fails (with `Source` for stdin and `Sink` for the others).
-    fn run(&mut self, command: &RemoteCommand, io: &mut dyn Exchange) -> Result<ExitStatus, TransportError>;
+    /// Starts a command, with or without a standard input. What it prints begins with the marker.
+    fn start(&mut self, command: &RemoteCommand, giving: bool) -> Result<Box<dyn Running>, TransportError>;
 
-    /// Starts a command that prints the file `path`, and gives its standard output. A failure that shows before the
-    /// first byte is an error here, a later one is an error of the last read.
-    fn stream<'a>(
-        &'a mut self,
-        command: &RemoteCommand,
-        path: &Utf8Path,
-    ) -> Result<Box<dyn Read + Send + 'a>, TransportError>;
+    /// What stopped a command that was started.
+    fn trouble(&self, trouble: Trouble, head: &Head, doing: &str) -> TransportError;
+
+    /// What the end of a command means: its own status, or a failure of the connection.
+    fn judge(
+        &self,
+        status: ExitStatus,
+        head: &Head,
+        words: &[u8],
+        doing: &str,
+    ) -> Result<ExitStatus, TransportError>;
+}
+
+/// Runs a command to its end. Fails when the host cannot be reached, the connection breaks, or an [`Exchange`] method
+/// fails (with `Source` for stdin and `Sink` for the others).
+pub(super) fn run(
+    shell: &mut dyn RemoteShell,
+    command: &RemoteCommand,
+    io: &mut dyn Exchange,
+) -> Result<ExitStatus, TransportError> {
+    let mut running = shell.start(command, true)?;
+    let mut marked = Marked::new(io);
+    let ended = process::pump(running.as_mut(), &mut marked);
+    if marked.noisy {
+        return Err(marked.head.noise(shell.target()));
+    }
+    let status = ended.map_err(|trouble| shell.trouble(trouble, &marked.head, DOING))?;
+    shell.judge(status, &marked.head, &marked.words, DOING)
+}
+
+/// What is going on when a command fails, for messages.
+const DOING: &str = "running a command";
+
+/// The error for a command that was never begun: noise, or a shell that does not run commands.
+pub(super) fn not_begun(target: &str, status: ExitStatus, head: &Head, words: &[u8]) -> TransportError {
+    if !head.is_empty() {
+        return head.noise(target);
+    }
+    let reason =
+        format!("the command was not run, the login shell ended with {status:?}: {}", one_line(words));
+    protocol(target, "starting a command", reason)
 }
 
 /// A lane to another host.
@@ -48,7 +83,7 @@ impl<S: RemoteShell> RemoteLane<S> {
 
 impl<S: RemoteShell> Lane for RemoteLane<S> {
     fn exec(&mut self, command: &RemoteCommand, io: &mut dyn Exchange) -> Result<ExitStatus, TransportError> {
-        self.shell.run(command, io)
+        run(&mut self.shell, command, io)
     }
 
     fn list(
@@ -69,7 +104,7 @@ impl<S: RemoteShell> Lane for RemoteLane<S> {
         let tail = if from == 0 { "cat".into() } else { format!("tail -c +{}", from.saturating_add(1)) };
         let head = len.map(|len| format!(" | head -c {len}")).unwrap_or_default();
         let script = format!("LC_ALL=C; export LC_ALL; {{ {tail}{head}; }} < {word}");
-        self.shell.stream(&sh(&script, &[]), path)
+        CommandStream::start(&mut self.shell, &sh(&script, &[]), path)
     }
 
     fn fetch(
@@ -146,7 +181,7 @@ pub(super) fn script(
     text: &str,
 ) -> Result<(ExitStatus, Output), TransportError> {
     let mut capture = Capture { input: text.as_bytes(), output: Output::default() };
-    let status = shell.run(&RemoteCommand::program(["sh", "-s"]), &mut capture)?;
+    let status = run(shell, &RemoteCommand::program(["sh", "-s"]), &mut capture)?;
     Ok((status, capture.output))
 }
 

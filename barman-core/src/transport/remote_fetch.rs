@@ -11,7 +11,7 @@ use std::io;
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::command::sh;
-use super::remote::{ENTER, NO_ROOT, RemoteShell, file_error, keep_tail, protocol};
+use super::remote::{ENTER, NO_ROOT, RemoteShell, file_error, keep_tail, protocol, run};
 use super::tar_read::{Event, Member, TarReader};
 use super::{Exchange, FetchItem, FetchSink, Fetched, FileFacts, TransportError};
 
@@ -88,7 +88,7 @@ pub(super) fn fetch(
         return Ok(());
     }
     let mut fetching = Fetching::new(shell.target().to_owned(), &mut wanted, sink);
-    let ran = shell.run(&sh(&format!("{ENTER}{SCRIPT}"), &[root.as_str()]), &mut fetching);
+    let ran = run(shell, &sh(&format!("{ENTER}{SCRIPT}"), &[root.as_str()]), &mut fetching);
     if let Some(error) = fetching.error {
         return Err(error);
     }
@@ -312,10 +312,7 @@ impl<'a> Fetching<'a> {
         let warning = line.strip_prefix(b"tar: ").or_else(|| line.strip_prefix(b"gtar: "));
         let (name, words) = match warning {
             None => (line, None),
-            Some(rest) => match rest.windows(2).position(|w| w == b": ") {
-                Some(at) => (rest.get(..at).unwrap_or_default(), rest.get(at + 2..)),
-                None => (rest, None),
-            },
+            Some(rest) => split_warning(rest),
         };
         let path = name.strip_prefix(b"./").map(unescape);
         let behind = usize::try_from(self.heard.saturating_sub(self.first)).unwrap_or(usize::MAX);
@@ -351,6 +348,18 @@ impl<'a> Fetching<'a> {
         }
         Ok(())
     }
+}
+
+/// Splits `NAME: WORDS`; a colon of the name is escaped.
+fn split_warning(line: &[u8]) -> (&[u8], Option<&[u8]>) {
+    let mut escaped = false;
+    for (at, pair) in line.windows(2).enumerate() {
+        if !escaped && pair == b": " {
+            return (line.get(..at).unwrap_or_default(), line.get(at + 2..));
+        }
+        escaped = !escaped && pair.first() == Some(&b'\\');
+    }
+    (line, None)
 }
 
 /// What GNU tar's words about a file mean; `None` when the file is whole nevertheless.

@@ -7,7 +7,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::model::{Entry, EntryKind};
 
-use super::remote::{ENTER, NO_ROOT, RemoteShell, file_error, keep_tail, one_line, protocol};
+use super::remote::{ENTER, NO_ROOT, RemoteShell, file_error, keep_tail, one_line, protocol, run};
 use super::tar_read::parse_time;
 use super::{Exchange, RemoteCommand, TransportError};
 
@@ -68,7 +68,7 @@ pub(super) fn list(
         line: Vec::new(),
         error: None,
     };
-    let ran = shell.run(&RemoteCommand::program(["sh", "-s", "--", root.as_str()]), &mut listing);
+    let ran = run(shell, &RemoteCommand::program(["sh", "-s", "--", root.as_str()]), &mut listing);
     if listing.stopped {
         return Ok(());
     }

@@ -178,7 +178,8 @@ fn format_of(chunk: &[u8]) -> String {
     for &byte in chunk {
         match byte {
             b'%' => format.push_str("%%"),
-            b'\\' | b'\'' | 0..=0x1f | 0x7f.. => format.push_str(&format!("\\{byte:03o}")),
+            // A dash at the beginning would be an option of printf.
+            b'\\' | b'\'' | b'-' | 0..=0x1f | 0x7f.. => format.push_str(&format!("\\{byte:03o}")),
             _ => format.push(char::from(byte)),
         }
     }
@@ -223,6 +224,13 @@ mod tests {
             let output = Command::new("sh").args(["-c", &prints(&content)]).output().unwrap();
             prop_assert_eq!(output.stdout, content);
         }
+    }
+
+    #[test]
+    fn a_piece_that_begins_with_a_dash_is_no_option() {
+        let content = "-".repeat(5000);
+        let output = Command::new("sh").args(["-c", &prints(content.as_bytes())]).output().unwrap();
+        assert!(output.stdout == content.as_bytes());
     }
 
     #[test]

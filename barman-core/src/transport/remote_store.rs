@@ -6,7 +6,7 @@ use camino::Utf8Path;
 
 use super::command::sh;
 use super::local::{below, ended_early};
-use super::remote::{ENTER, NO_ROOT, RemoteShell, file_error, keep_tail};
+use super::remote::{ENTER, NO_ROOT, RemoteShell, file_error, keep_tail, run};
 use super::{Exchange, StoreContent, StoreItem, StoreReport, TransportError, tar_write};
 
 /// Any tar will do that replaces existing files by new inodes: GNU tar does so by itself, bsdtar with `-U`, busybox by
@@ -55,7 +55,7 @@ pub(super) fn store(
         words: Vec::new(),
         error: None,
     };
-    let ran = shell.run(&sh(&format!("{ENTER}{SCRIPT}"), &[root.as_str()]), &mut storing);
+    let ran = run(shell, &sh(&format!("{ENTER}{SCRIPT}"), &[root.as_str()]), &mut storing);
     if let Some(error) = storing.error {
         return Err(error);
     }

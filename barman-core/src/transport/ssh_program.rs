@@ -1,17 +1,15 @@
 //! [`SshProgramTransport`]: another host through the configured ssh command, whatever it is.
 
-use std::io::{self, Read};
+use std::io;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use camino::{Utf8Path, Utf8PathBuf};
-
 use crate::ctx::Cancel;
 
 use super::command::{self, marked_line};
-use super::process::{self, Process, Step, Trouble};
-use super::remote::{Head, Marked, RemoteLane, RemoteShell, keep_tail, one_line, protocol};
+use super::process::{Process, Running, Trouble};
+use super::remote::{self, Head, RemoteLane, RemoteShell, not_begun, one_line, protocol};
 use super::{Exchange, ExitStatus, Lane, RemoteCommand, Transport, TransportError};
 
 /// What ssh exits with when the failure is its own (ssh(1), EXIT STATUS). A remote command that exits so looks the same.
@@ -96,7 +94,7 @@ impl Transport for SshProgramTransport {
         self.cancel.check()?;
         let mut shell = self.shell();
         if !self.proven.load(Ordering::Acquire) {
-            let status = shell.run(&RemoteCommand::program(["true"]), &mut Quiet)?;
+            let status = remote::run(&mut shell, &RemoteCommand::program(["true"]), &mut Quiet)?;
             if !status.success() {
                 return Err(protocol(
                     &self.target,
@@ -135,45 +133,6 @@ impl SshProgramShell {
         child.args(self.transport.words.get(1..).unwrap_or_default()).arg(marked_line(command));
         child
     }
-
-    fn trouble(&self, trouble: Trouble) -> TransportError {
-        let target = self.transport.target.clone();
-        match trouble {
-            Trouble::System(e) if e.kind() == io::ErrorKind::NotFound => {
-                let reason = format!("the program {:?} is not installed", self.transport.program());
-                TransportError::Unsupported { target, reason }
-            }
-            Trouble::System(e) => {
-                TransportError::Unreachable { target, reason: format!("{}: {e}", self.transport.program()) }
-            }
-            Trouble::Giver(source) => TransportError::Source { target, source },
-            Trouble::Taker(source) => TransportError::Sink { target, source },
-            Trouble::Cancelled(cancelled) => cancelled.into(),
-        }
-    }
-}
-
-/// What the end of the ssh program means for the command that it ran.
-fn judge(
-    target: &str,
-    status: ExitStatus,
-    head: &Head,
-    words: &[u8],
-    doing: &str,
-) -> Result<ExitStatus, TransportError> {
-    let ssh_failed = status == SSH_FAILED || matches!(status, ExitStatus::Signal(_));
-    match (head.begun(), ssh_failed) {
-        (true, false) => Ok(status),
-        (begun, true) => Err(connection_error(target, begun, words, doing)),
-        (false, false) => {
-            if head.is_empty() {
-                let reason =
-                    format!("the command was not run, ssh ended with {status:?}: {}", one_line(words));
-                return Err(protocol(target, "starting a command", reason));
-            }
-            Err(head.noise(target))
-        }
-    }
 }
 
 /// Tells failures of ssh apart by its words, which are not translated.
@@ -209,108 +168,42 @@ impl RemoteShell for SshProgramShell {
         &self.transport.target
     }
 
-    fn run(&mut self, command: &RemoteCommand, io: &mut dyn Exchange) -> Result<ExitStatus, TransportError> {
-        let mut marked = Marked::new(io);
-        let ran = process::run(&mut self.command(command), &mut marked, &self.transport.cancel);
-        if marked.noisy {
-            return Err(marked.head.noise(&self.transport.target));
-        }
-        let status = ran.map_err(|trouble| self.trouble(trouble))?;
-        judge(&self.transport.target, status, &marked.head, &marked.words, "running a command")
+    fn start(&mut self, command: &RemoteCommand, giving: bool) -> Result<Box<dyn Running>, TransportError> {
+        let started = Process::spawn(&mut self.command(command), giving, &self.transport.cancel);
+        let process = started.map_err(|trouble| self.trouble(trouble, &Head::default(), ""))?;
+        Ok(Box::new(process))
     }
 
-    fn stream<'a>(
-        &'a mut self,
-        command: &RemoteCommand,
-        path: &Utf8Path,
-    ) -> Result<Box<dyn Read + Send + 'a>, TransportError> {
-        let spawned = Process::spawn(&mut self.command(command), false, &self.transport.cancel);
-        let process = spawned.map_err(|trouble| self.trouble(trouble))?;
-        let mut stream = ProcessStream {
-            shell: self,
-            path: path.to_owned(),
-            process,
-            head: Head::default(),
-            words: Vec::new(),
-            buffer: vec![0; 1 << 16],
-            at: 0,
-            filled: 0,
-            ended: false,
-        };
-        // A file that cannot be opened is an error now, not when its bytes are wanted.
-        stream.refill()?;
-        Ok(Box::new(stream))
-    }
-}
-
-/// The standard output of a command on the host.
-struct ProcessStream<'a> {
-    shell: &'a SshProgramShell,
-    path: Utf8PathBuf,
-    process: Process,
-    head: Head,
-    words: Vec<u8>,
-    buffer: Vec<u8>,
-    at: usize,
-    filled: usize,
-    ended: bool,
-}
-
-impl ProcessStream<'_> {
-    /// Waits for the next bytes, or for the end.
-    fn refill(&mut self) -> Result<(), TransportError> {
-        let target = &self.shell.transport.target;
-        while self.at == self.filled && !self.ended {
-            let step = self.process.step(&mut self.buffer, false).map_err(|t| self.shell.trouble(t))?;
-            match step {
-                Step::Stderr(n) => keep_tail(&mut self.words, self.buffer.get(..n).unwrap_or_default()),
-                Step::Stdout(n) => {
-                    let data = self.buffer.get(..n).unwrap_or_default();
-                    let rest = self.head.strip(data).map_err(|()| self.head.noise(target))?.len();
-                    (self.at, self.filled) = (n - rest, n);
-                }
-                Step::Stdin => {}
-                Step::Ended(status) => {
-                    self.ended = true;
-                    let status = judge(target, status, &self.head, &self.words, "reading a file")?;
-                    if !status.success() || !self.words.is_empty() && self.said_by_a_tool() {
-                        return Err(self.read_error());
-                    }
-                }
+    fn trouble(&self, trouble: Trouble, _head: &Head, _doing: &str) -> TransportError {
+        let target = self.transport.target.clone();
+        match trouble {
+            Trouble::System(e) if e.kind() == io::ErrorKind::NotFound => {
+                let reason = format!("the program {:?} is not installed", self.transport.program());
+                TransportError::Unsupported { target, reason }
             }
-        }
-        Ok(())
-    }
-
-    /// In a pipe only the last status is known, so that words of the first program count too.
-    fn said_by_a_tool(&self) -> bool {
-        let text = String::from_utf8_lossy(&self.words);
-        text.lines()
-            .any(|line| ["tail: ", "head: ", "cat: ", "sh: "].iter().any(|tool| line.starts_with(tool)))
-    }
-
-    fn read_error(&self) -> TransportError {
-        let reason = one_line(&self.words);
-        TransportError::File {
-            target: self.shell.transport.target.clone(),
-            verb: "read",
-            path: self.path.clone(),
-            kind: super::remote::kind_of(&reason),
-            reason,
+            Trouble::System(e) => {
+                TransportError::Unreachable { target, reason: format!("{}: {e}", self.transport.program()) }
+            }
+            Trouble::Giver(source) => TransportError::Source { target, source },
+            Trouble::Taker(source) => TransportError::Sink { target, source },
+            Trouble::Cancelled(cancelled) => cancelled.into(),
         }
     }
-}
 
-impl Read for ProcessStream<'_> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.refill().map_err(io::Error::other)?;
-        let from = self.buffer.get(self.at..self.filled).unwrap_or_default();
-        let n = from.len().min(out.len());
-        if let (Some(from), Some(to)) = (from.get(..n), out.get_mut(..n)) {
-            to.copy_from_slice(from);
+    fn judge(
+        &self,
+        status: ExitStatus,
+        head: &Head,
+        words: &[u8],
+        doing: &str,
+    ) -> Result<ExitStatus, TransportError> {
+        let target = &self.transport.target;
+        let ssh_failed = status == SSH_FAILED || matches!(status, ExitStatus::Signal(_));
+        match (head.begun(), ssh_failed) {
+            (true, false) => Ok(status),
+            (begun, true) => Err(connection_error(target, begun, words, doing)),
+            (false, false) => Err(not_begun(target, status, head, words)),
         }
-        self.at += n;
-        Ok(n)
     }
 }
 

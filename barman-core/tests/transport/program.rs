@@ -95,9 +95,9 @@ fn a_host_without_gnu_tools_is_refused_by_name() {
 }
 
 /// Kills the server after some bytes.
-struct Killer<'a> {
-    sshd: &'a mut Sshd,
-    got: usize,
+pub(super) struct Killer<'a> {
+    pub(super) sshd: &'a mut Sshd,
+    pub(super) got: usize,
 }
 
 impl FetchSink for Killer<'_> {
