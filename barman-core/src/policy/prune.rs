@@ -233,7 +233,8 @@ enum OlderStandalone {
 }
 
 /// As Barman: WAL goes only with a backup that has no older one left beside it, and only what is older than the next
-/// backup (or than the deleted one itself, when there is no next). What the backups that stay need is exempt in any case.
+/// backup; when there is no next one, what is older than the deleted one itself (the root of a tree). What the backups
+/// that stay need is exempt in any case.
 fn wal_after(
     catalog: &[Held<'_>],
     deletions: &[Deletion],
@@ -255,7 +256,7 @@ fn wal_after(
         return WalPlan::NothingGoes;
     };
     let next = left.iter().find(|h| h.backup.id > *last).map(|h| h.backup);
-    let limit = next.or_else(|| catalog.iter().map(|h| h.backup).find(|b| b.id == *last));
+    let limit = next.or_else(|| catalog.iter().map(|h| h.backup).find(|b| b.id == *oldest_gone));
     limit.map_or(WalPlan::NothingGoes, |limit| part(catalog, &gone, limit, archive))
 }
 

@@ -58,6 +58,16 @@ fn i17_the_last_backup_leaves_the_wal_from_its_begin_on() {
     });
 }
 
+/// As Barman does: the WAL of the whole tree stays when nothing else is left.
+#[test]
+fn i17_the_last_tree_leaves_the_wal_from_the_begin_of_its_root_on() {
+    let backups = vec![full(4), child(6, 4), child(9, 6)];
+    with_archive(|archive| {
+        let plan = delete(id(4), &held(&backups), 0, archive).unwrap();
+        assert_eq!((plan.deletions.len(), gone(&plan)), (3, vec![1, 2, 3]));
+    });
+}
+
 #[test]
 fn i17_older_standalone_backups_block_a_user_and_not_cron() {
     let backups = vec![done(2), done(5), done(9)];
