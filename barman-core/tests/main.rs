@@ -7,4 +7,5 @@ mod crash;
 mod floor_plan;
 mod pg;
 mod transport;
+mod wal_archive;
 mod wal_page;

@@ -1,7 +1,42 @@
 //! The WAL archive: taking segments in, keeping them sound, giving them out.
 
+mod aside;
+mod directory;
+mod get;
+mod incoming;
+mod index;
+mod intake;
+mod layout;
+mod local;
 mod port;
+mod stored;
+mod take;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use get::{Packing, Request, Served};
+pub use incoming::{Batch, Source};
+pub use layout::WalPaths;
+pub use local::{Compression, LocalWalArchive, Rebuilt, WalOptions};
 pub use port::{
     Incoming, IntakeReport, Reclaimed, Taken, TakenHow, WalArchive, WalEntry, WalError, WalIntake, WalRange,
 };
+
+use crate::ctx::Clock;
+use crate::io::{Disk, Locks};
+
+/// What the parts of a local archive have in common.
+struct Shared {
+    paths: WalPaths,
+    disk: Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
+    locks: Locks,
+    options: WalOptions,
+}
+
+/// A name that nobody else in this process uses; one of an earlier process may be there.
+fn temporary(name: &str) -> String {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    layout::temporary(name, std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))
+}

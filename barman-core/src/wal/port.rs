@@ -196,7 +196,7 @@ pub enum WalError {
         path: Utf8PathBuf,
         /// Why.
         #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: crate::codec::CodecError,
     },
     /// A lock cannot be taken.
     #[error(transparent)]

@@ -1,0 +1,352 @@
+//! Plain bytes of WAL files, whatever lies on disk, and the judgement on them.
+
+use std::io::{self, BufReader, Read};
+
+use camino::Utf8Path;
+
+use super::{Shared, WalError};
+use crate::codec::{Algorithm, MAGIC_LEN, decompressor, detect};
+use crate::format::wal_page::{Ancestors, Completeness, Expectations, FirstPage, Unsound, Validator};
+use crate::io::IoContext;
+use crate::model::{SegmentName, SegmentSize, Timeline, WalFileName};
+
+/// Bytes read at once.
+const READ: usize = 256 << 10;
+/// A history or backup history file is a few lines; more is something else.
+const LONGEST_TEXT: u64 = 4 << 20;
+
+/// A file on disk with its plain bytes.
+pub(super) struct Stored {
+    /// The plain bytes.
+    pub(super) plain: Box<dyn Read + Send>,
+    /// What they are packed in.
+    pub(super) algorithm: Algorithm,
+}
+
+/// Opens a file, recognising its packing by its first bytes.
+pub(super) fn open(shared: &Shared, path: &Utf8Path) -> Result<Stored, WalError> {
+    let file = shared.disk.open_read(path)?;
+    let magic = shared.options.custom_magic.as_deref();
+    let longer = magic.map_or(0, <[u8]>::len).max(MAGIC_LEN);
+    let mut start = vec![0; longer];
+    let n = file.read_at(&mut start, 0)?;
+    start.truncate(n);
+    if is_encrypted(&start) {
+        let reason = "it is encrypted, and this version cannot decrypt it".to_owned();
+        return Err(WalError::Undecodable { path: path.to_owned(), reason });
+    }
+    let custom = magic.is_none() && shared.options.custom_filters.is_some();
+    let unknown = if custom && !looks_plain(&start) { Algorithm::Custom } else { Algorithm::None };
+    let algorithm = detect(&start, magic).unwrap_or(unknown);
+    let reader = BufReader::with_capacity(READ, file);
+    if algorithm == Algorithm::None {
+        return Ok(Stored { plain: Box::new(reader), algorithm });
+    }
+    let codec = |source| WalError::Codec { path: path.to_owned(), source };
+    let packing = decompressor(algorithm, shared.options.custom_filters.as_ref()).map_err(codec)?;
+    let plain = packing.decoder(Box::new(reader)).map_err(codec)?;
+    Ok(Stored { plain, algorithm })
+}
+
+/// Whether a file begins as WAL or as one of the texts beside it. Asked only where custom filters are configured
+/// without the magic of what they write.
+fn looks_plain(start: &[u8]) -> bool {
+    let page = FirstPage::parse(start).is_some() || matches!(start, [_, 0xD0 | 0xD1, ..]);
+    page || start.is_empty()
+        || start.starts_with(b"START WAL")
+        || start.first().is_some_and(u8::is_ascii_digit)
+}
+
+/// Whether these bytes begin an OpenPGP message as `gpg --encrypt` writes it: a public-key encrypted session key packet
+/// (tag 1, RFC 9580 section 4.2), in the old or the new packet format. No WAL page and no text begins so: the first
+/// byte has the highest bit set, and pages of the versions with such a magic byte have a version byte of 0xD0 or 0xD1
+/// after it, which as a length and version here does not occur.
+pub(super) fn is_encrypted(first: &[u8]) -> bool {
+    match *first {
+        // Old format: length in one or two bytes, then version 3.
+        [0x84, _, 3, ..] | [0x85, _, _, 3, ..] => true,
+        // New format: one-byte length, or two bytes from 192.
+        [0xC1, len, 3 | 6, ..] if len < 192 => true,
+        [0xC1, len, _, 3 | 6, ..] if (192..224).contains(&len) => true,
+        _ => false,
+    }
+}
+
+/// Why a file is not what its name says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Fault {
+    /// In words.
+    pub(super) reason: String,
+    /// It ends too early, and what is there is valid: it may still be written.
+    pub(super) short: bool,
+}
+
+impl Fault {
+    fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), short: false }
+    }
+}
+
+/// Judges a file by its plain bytes as they pass by.
+pub(super) enum Judge<'s> {
+    Segment { shared: &'s Shared, name: SegmentName, completeness: Completeness, begun: Begun },
+    Text { name: WalFileName, text: Vec<u8>, too_long: bool },
+}
+
+/// The beginning of a segment says how long segments are, where nobody else does.
+pub(super) enum Begun {
+    No(Vec<u8>),
+    Yes(Box<Validator>),
+}
+
+/// So many bytes say the segment size.
+const FIRST_PAGE: usize = 40;
+
+impl<'s> Judge<'s> {
+    pub(super) fn new(shared: &'s Shared, name: &WalFileName) -> Self {
+        let begun = Begun::No(Vec::new());
+        match *name {
+            WalFileName::Segment(name) => {
+                Self::Segment { shared, name, completeness: Completeness::Full, begun }
+            }
+            WalFileName::Partial(name) => {
+                Self::Segment { shared, name, completeness: Completeness::Partial, begun }
+            }
+            name => Self::Text { name, text: Vec::new(), too_long: false },
+        }
+    }
+
+    /// Takes the next plain bytes.
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), WalError> {
+        match self {
+            Self::Text { text, too_long, .. } => {
+                *too_long |= (text.len() + bytes.len()) as u64 > LONGEST_TEXT;
+                if !*too_long {
+                    text.extend_from_slice(bytes);
+                }
+            }
+            Self::Segment { shared, name, completeness, begun } => match begun {
+                Begun::Yes(validator) => {
+                    validator.push(bytes);
+                }
+                Begun::No(first) => {
+                    first.extend_from_slice(bytes);
+                    if first.len() >= FIRST_PAGE {
+                        let mut validator = shared.validator(*name, *completeness, first)?;
+                        validator.push(first);
+                        *begun = Begun::Yes(Box::new(validator));
+                    }
+                }
+            },
+        }
+        Ok(())
+    }
+
+    /// Whether more bytes cannot change the verdict for the better.
+    pub(super) fn is_lost(&self) -> bool {
+        match self {
+            Self::Segment { completeness: Completeness::Full, begun: Begun::Yes(v), .. } => {
+                v.problem().is_some()
+            }
+            Self::Text { too_long, .. } => *too_long,
+            _ => false,
+        }
+    }
+
+    /// The verdict, once all bytes were pushed or [`Self::is_lost`].
+    pub(super) fn finish(self) -> Result<Result<(), Fault>, WalError> {
+        Ok(match self {
+            Self::Text { too_long: true, .. } => Err(Fault::new("it is too long for its type")),
+            Self::Text { name, text, .. } => match name {
+                WalFileName::History(own) => history(own, &text),
+                _ => backup_label(&name, &text),
+            },
+            Self::Segment { shared, name, completeness, begun } => {
+                let validator = match begun {
+                    Begun::Yes(validator) => *validator,
+                    Begun::No(first) => {
+                        let mut validator = shared.validator(name, completeness, &first)?;
+                        validator.push(&first);
+                        validator
+                    }
+                };
+                match validator.finish() {
+                    Ok(_) => Ok(()),
+                    Err(problem) => {
+                        let short = matches!(problem, Unsound::TooShort { .. });
+                        Err(Fault { reason: problem.to_string(), short })
+                    }
+                }
+            }
+        })
+    }
+}
+
+impl Shared {
+    /// What is expected of a segment of this archive.
+    fn validator(
+        &self,
+        name: SegmentName,
+        completeness: Completeness,
+        first: &[u8],
+    ) -> Result<Validator, WalError> {
+        let named = FirstPage::parse(first).map(|page| u64::from(page.segment_size));
+        let named = named.and_then(|bytes| SegmentSize::from_bytes(bytes).ok());
+        let size = self.options.segment_size.or(named).unwrap_or(SegmentSize::DEFAULT);
+        Ok(Validator::new(Expectations {
+            system_id: self.options.system_id,
+            // A server newer than this program must not find its archive closed.
+            accept_unknown_magic: true,
+            ancestors: self.ancestors(name.timeline)?,
+            completeness,
+            check_records: true,
+            ..Expectations::new(name, size)
+        }))
+    }
+
+    /// The timelines from which one descends, by its history file in the archive or on its way there.
+    fn ancestors(&self, timeline: Timeline) -> Result<Ancestors, WalError> {
+        if timeline == Timeline::FIRST {
+            return Ok(Ancestors::Listed(Vec::new()));
+        }
+        let name = WalFileName::History(timeline);
+        let file = name.to_string();
+        for path in [
+            self.paths.file(&name),
+            self.paths.incoming_directory.join(&file),
+            self.paths.streaming_directory.join(&file),
+        ] {
+            let stored = match open(self, &path) {
+                Err(WalError::Io(e)) if e.is_not_found() => continue,
+                Err(_) => continue,
+                Ok(stored) => stored,
+            };
+            let mut text = Vec::new();
+            // A history that cannot be read says as little as none.
+            if stored.plain.take(LONGEST_TEXT).read_to_end(&mut text).is_ok()
+                && let Ok(parents) = parents(timeline, &text)
+            {
+                return Ok(Ancestors::Listed(parents));
+            }
+        }
+        Ok(Ancestors::AnyOlder)
+    }
+}
+
+/// Reads a file to its end past a judge.
+pub(super) fn judge(
+    shared: &Shared,
+    name: &WalFileName,
+    path: &Utf8Path,
+    mut plain: impl Read,
+) -> Result<Result<(), Fault>, WalError> {
+    let mut judge = Judge::new(shared, name);
+    let mut chunk = vec![0; READ];
+    loop {
+        match plain.read(&mut chunk) {
+            Ok(0) => return judge.finish(),
+            Ok(n) => judge.push(chunk.get(..n).unwrap_or_default())?,
+            Err(e) => match damage(&e) {
+                Some(fault) => return Ok(Err(fault)),
+                None => return Err(e).context("read", path).map_err(Into::into),
+            },
+        }
+        if judge.is_lost() {
+            return judge.finish();
+        }
+    }
+}
+
+/// An error of reading that tells of damaged content, not of a disk in trouble.
+pub(super) fn damage(error: &io::Error) -> Option<Fault> {
+    let short = error.kind() == io::ErrorKind::UnexpectedEof;
+    (short || error.kind() == io::ErrorKind::InvalidData).then(|| Fault { reason: error.to_string(), short })
+}
+
+/// The parents in a timeline history file, oldest first: `parent TAB switch point TAB reason`, comments with `#`
+/// (PostgreSQL's `timeline.c`).
+pub(super) fn parents(own: Timeline, text: &[u8]) -> Result<Vec<Timeline>, String> {
+    let text = std::str::from_utf8(text).map_err(|_| "it is not text".to_owned())?;
+    let mut parents: Vec<Timeline> = Vec::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let mut fields = line.split_ascii_whitespace();
+        let bad = || format!("'{line}' is not a line of a timeline history");
+        let parent: Timeline = fields.next().and_then(|f| f.parse().ok()).ok_or_else(bad)?;
+        fields.next().and_then(|f| f.parse::<crate::model::Lsn>().ok()).ok_or_else(bad)?;
+        if parents.last().is_some_and(|last| *last >= parent) || parent >= own {
+            return Err(format!("the parent timelines of {own} do not increase towards it"));
+        }
+        parents.push(parent);
+    }
+    Ok(parents)
+}
+
+fn history(own: Timeline, text: &[u8]) -> Result<(), Fault> {
+    match parents(own, text) {
+        Err(reason) => Err(Fault::new(reason)),
+        Ok(parents) if parents.is_empty() => {
+            Err(Fault { reason: "it names no parent timeline".into(), short: true })
+        }
+        Ok(_) if text.last() != Some(&b'\n') => {
+            Err(Fault { reason: "its last line has no end".into(), short: true })
+        }
+        Ok(_) => Ok(()),
+    }
+}
+
+fn backup_label(name: &WalFileName, text: &[u8]) -> Result<(), Fault> {
+    let segment = match name {
+        WalFileName::BackupLabel { start, .. } => start.to_string(),
+        other => other.to_string(),
+    };
+    let text = String::from_utf8_lossy(text);
+    let first = text.lines().next().unwrap_or_default();
+    if first.starts_with("START WAL LOCATION: ") && first.ends_with(&format!("(file {segment})")) {
+        return Ok(());
+    }
+    Err(Fault {
+        reason: "it does not begin as the history of a backup that started there".into(),
+        short: text.is_empty(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn histories() {
+        let own = Timeline::new(3).unwrap();
+        assert_eq!(parents(own, b"1\t0/3000000\tno recovery target\n\n2\t0/5000000\tx\n").unwrap().len(), 2);
+        for bad in ["1\n", "x\t0/1\ty\n", "2\t0/1\tx\n1\t0/2\tx\n", "3\t0/1\tx\n"] {
+            assert!(history(own, bad.as_bytes()).is_err(), "{bad}");
+        }
+        assert!(history(own, b"").is_err_and(|fault| fault.short));
+        assert!(history(own, b"1\t0/3000000\tcut of").is_err_and(|fault| fault.short));
+    }
+
+    #[test]
+    fn backup_histories() {
+        let name: WalFileName = "000000010000000000000002.00000028.backup".parse().unwrap();
+        assert!(
+            backup_label(&name, b"START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\nSTOP")
+                .is_ok()
+        );
+        assert!(
+            backup_label(&name, b"START WAL LOCATION: 0/3000028 (file 000000010000000000000003)\n").is_err()
+        );
+        assert!(backup_label(&name, b"").is_err());
+    }
+
+    #[test]
+    fn encrypted_files_are_not_pages() {
+        assert!(is_encrypted(&[0x85, 0x01, 0x0c, 0x03, 0, 0, 0, 0, 0, 0]));
+        assert!(is_encrypted(&[0x84, 0x5e, 0x03, 0, 0, 0, 0, 0, 0, 0]));
+        for version_byte in [0xD0, 0xD1] {
+            for magic in 0..=255 {
+                assert!(!is_encrypted(&[magic, version_byte, 2, 0, 1, 0, 0, 0, 0, 0]), "{magic:02x}");
+            }
+        }
+        assert!(!is_encrypted(b"1\t0/30000"));
+    }
+}
