@@ -17,7 +17,6 @@ pub mod policy;
 pub mod io;
 pub mod config;
 pub mod codec;
-pub mod cipher;
 pub mod pipe;
 pub mod transport;
 pub mod pg;
