@@ -65,6 +65,8 @@ fn segments_arrive_in_the_archive_directory() {
         for name in [first, second] {
             assert_eq!(fs::metadata(dir.join(name)).unwrap().len(), 1 << 20);
         }
+        drop(cluster);
+        assert!(!fs::exists(format!("{dir}.tmp")).unwrap(), "a cluster leaves nothing behind");
     }
 }
 

@@ -148,6 +148,7 @@ impl Builder {
             write_file(&account, &pgdata.join(name), content, *mode)?;
         }
         let mut cluster = Cluster::assemble(install, account, dir, pgdata, Vec::new(), self.env.clone())?;
+        cluster.litter = self.archive.as_ref().map(|(dir, _)| in_flight(dir));
         cluster.first_start()?;
         for name in &self.tablespaces {
             let location = cluster.make_tablespace_dir(name)?;
@@ -188,21 +189,29 @@ impl Builder {
 }
 
 fn archive_command(account: &Account, dir: &Utf8Path, how: Archive) -> Result<String> {
-    let own_dir = |dir: &Utf8Path| -> Result<()> {
-        if !dir.is_dir() {
-            crate::os::run(account.command("mkdir").args(["-p", dir.as_str()]))?;
+    let mut needed = vec![dir.to_owned()];
+    if how == Archive::Atomic {
+        needed.push(in_flight(dir));
+    }
+    for path in needed {
+        // Fails here, where it is seen, rather than in the server's log.
+        if !path.is_dir() {
+            crate::os::run(account.command("mkdir").args(["-p", path.as_str()]))?;
         }
-        Ok(())
-    };
-    own_dir(dir)?;
+    }
     Ok(match how {
         Archive::Plain => format!("cp %p \"{dir}/%f\""),
         Archive::Atomic => {
-            let tmp = Utf8PathBuf::from(format!("{dir}.tmp"));
-            own_dir(&tmp)?;
-            format!("cp %p \"{tmp}/%f\" && mv \"{tmp}/%f\" \"{dir}/%f\"")
+            let tmp = in_flight(dir);
+            // Made each time, since a former primary takes it away with itself.
+            format!("mkdir -p \"{tmp}\" && cp %p \"{tmp}/%f\" && mv \"{tmp}/%f\" \"{dir}/%f\"")
         }
     })
+}
+
+/// Where segments on their way into an archive directory are: on the same file system, not seen by who reads the directory.
+fn in_flight(dir: &Utf8Path) -> Utf8PathBuf {
+    format!("{dir}.tmp").into()
 }
 
 fn append_conf(account: &Account, pgdata: &Utf8Path, text: &str) -> Result<()> {

@@ -44,6 +44,8 @@ pub struct Cluster {
     port: Port,
     options: Vec<(String, String)>,
     env: Vec<(String, String)>,
+    /// A directory outside of the temporary one that `archive_command` makes.
+    pub(super) litter: Option<Utf8PathBuf>,
     // Last: it is removed after the server has ended.
     dir: TestDir,
 }
@@ -84,7 +86,19 @@ impl Cluster {
         }
         let log = dir.path().join("server.log");
         let port = Port::reserve()?;
-        Ok(Cluster { install, account, postmaster: None, pgdata, sockets, log, port, options, env, dir })
+        Ok(Cluster {
+            install,
+            account,
+            postmaster: None,
+            pgdata,
+            sockets,
+            log,
+            port,
+            options,
+            env,
+            litter: None,
+            dir,
+        })
     }
 
     /// The first start of a new cluster: somebody outside of this crate may sit on the chosen port.
@@ -437,6 +451,10 @@ impl Drop for Cluster {
             if postmaster.wait(Duration::from_secs(10)).is_err() {
                 let _ = postmaster.kill9();
             }
+        }
+        if let Some(litter) = &self.litter {
+            // It exists only after something was archived.
+            let _ = fs::remove_dir_all(litter);
         }
     }
 }
