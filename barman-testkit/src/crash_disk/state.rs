@@ -241,10 +241,8 @@ impl State {
     pub(super) fn rename(&mut self, from: &Utf8Path, to: &Utf8Path, replace: bool) -> io::Result<()> {
         let (old, new) = (self.resolve(from, false)?, self.resolve(to, false)?);
         let Some(inode) = old.inode else { return errno(ENOENT) };
-        if let Some(there) = new.inode {
-            if !replace {
-                return errno(EEXIST);
-            }
+        if new.inode.is_some() && !replace {
+            return errno(EEXIST);
         }
         if self.lies_within(new.dir, inode) {
             return errno(EINVAL);
