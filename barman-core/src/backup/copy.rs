@@ -29,17 +29,17 @@ use crate::transport::{Lane, RemoteCommand, Transport, TransportError};
 const CONTROL_TRIES: u32 = 20;
 
 /// Opens the session that a backup lives in.
-pub type Connect = dyn Fn(&Ctx<'_>) -> Result<Box<dyn BackupServer>, BackupError> + Send + Sync;
+pub type Connect<'a> = dyn Fn(&Ctx<'_>) -> Result<Box<dyn BackupServer>, BackupError> + Send + Sync + 'a;
 
 /// Copies the files of a running server between the start and the stop of a concurrent (non-exclusive) backup.
 pub struct CopyExecutor<'a> {
     transport: &'a dyn Transport,
-    connect: &'a Connect,
+    connect: &'a Connect<'a>,
 }
 
 impl<'a> CopyExecutor<'a> {
     /// An executor that reads files through `transport` and speaks with the server through `connect`.
-    pub fn new(transport: &'a dyn Transport, connect: &'a Connect) -> Self {
+    pub fn new(transport: &'a dyn Transport, connect: &'a Connect<'a>) -> Self {
         Self { transport, connect }
     }
 }

@@ -187,14 +187,14 @@ impl Run<'_> {
 
     fn write_directories(&self, tree: &TreePlan, directories: Vec<Entry>) -> Result<(), RecoveryError> {
         let mut lane = self.transport.lane()?;
-        let top = (tree.root == Root::Data).then(|| directory("", 0o700));
         let wal = (tree.root == Root::Data)
             .then(|| self.reader.info().version)
             .flatten()
             .map(|version| directory(version.wal_directory(), 0o700));
-        let mut items = top
+        let mut items = directories
             .into_iter()
-            .chain(directories.into_iter().map(|d| directory(d.path.as_str(), d.mode)))
+            .filter(|d| !d.path.as_str().is_empty())
+            .map(|d| directory(d.path.as_str(), d.mode))
             .chain(wal)
             .map(Ok);
         lane.store(&tree.destination, &mut items)?;

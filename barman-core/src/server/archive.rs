@@ -1,0 +1,135 @@
+//! `archive-wal`: from incoming to the archive; and what follows from WAL that has come in.
+
+use std::time::Duration;
+
+use super::{Server, ServerError};
+use crate::catalog::Catalog;
+use crate::config::Operation;
+use crate::ctx::Ctx;
+use crate::io::{LockError, LockName};
+use crate::model::{BackupId, BackupInfo, Status, WalFileName};
+use crate::policy::check_backup::{Completeness, completeness};
+use crate::wal::{Source, Taken, TakenHow, WalArchive};
+
+/// How often a waiting backup looks for its WAL.
+const POLL: Duration = Duration::from_millis(100);
+
+/// What a run of `archive-wal` did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ArchiveOutcome {
+    /// Another run holds the lock: nothing was done.
+    pub busy: bool,
+    /// WAL files, in archive order.
+    pub files: Vec<Taken>,
+    /// Things in incoming that are no WAL, moved to errors.
+    pub unknown: Vec<(String, camino::Utf8PathBuf)>,
+}
+
+impl Server {
+    /// Moves what lies in incoming into the archive. Backups that were waiting for it may become DONE.
+    pub fn archive_wal(&self, ctx: &Ctx<'_>) -> Result<ArchiveOutcome, ServerError> {
+        self.usable(Operation::Archive, ctx)?;
+        let name = LockName::WalArchive(self.name().clone());
+        let _lock = match self.locks.try_lock(&name, "moving WAL into the archive", ctx) {
+            Ok(lock) => lock,
+            Err(LockError::Busy { .. }) => {
+                return Ok(ArchiveOutcome { busy: true, ..ArchiveOutcome::default() });
+            }
+            Err(other) => return Err(other.into()),
+        };
+        let limit = usize::try_from(self.config.options.archiver_batch_size).ok().filter(|n| *n > 0);
+        let batch = self.wal.batch(Source::Incoming, limit, ctx)?;
+        let mut outcome = ArchiveOutcome { unknown: batch.unknown, ..ArchiveOutcome::default() };
+        if !batch.files.is_empty() {
+            let mut intake = self.wal.intake(*ctx)?;
+            for file in batch.files {
+                intake.put(file)?;
+            }
+            outcome.files = intake.commit()?.files;
+        }
+        Ok(outcome)
+    }
+
+    /// Archives without a word to the user, as commands do on their way.
+    pub(crate) fn archive_quietly(&self, ctx: &Ctx<'_>) -> Result<(), ServerError> {
+        let outcome = self.archive_wal(ctx)?;
+        for taken in &outcome.files {
+            if let TakenHow::Refused { reason, aside } = &taken.how {
+                ctx.warn(format!("WAL file {} was refused and lies in {aside}: {reason}", taken.name));
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares a waiting backup with the archive: it may become DONE, or FAILED when WAL is missing for good.
+    pub fn check_completeness(&self, id: &BackupId, ctx: &Ctx<'_>) -> Result<BackupInfo, ServerError> {
+        let info = self.catalog.get(id)?;
+        if !matches!(info.status, Status::WaitingForWals | Status::Done) {
+            return Ok(info);
+        }
+        let verdict = self.completeness_of(&info)?;
+        // What was complete once stays DONE here: only its own check-backup may say otherwise.
+        let moves = match verdict {
+            Completeness::Complete => info.status == Status::WaitingForWals,
+            Completeness::Missing(_) => info.status == Status::WaitingForWals,
+            Completeness::Waiting | Completeness::Unknown => false,
+        };
+        if !moves {
+            return Ok(info);
+        }
+        if let Some(error) = verdict.error() {
+            ctx.warn(format!("Backup {id} is marked as FAILED: {error}"));
+        }
+        Ok(self.catalog.update(id, &mut |info| {
+            if let Some(status) = verdict.status() {
+                info.status = status;
+            }
+            info.error = verdict.error();
+        })?)
+    }
+
+    pub(crate) fn completeness_of(&self, info: &BackupInfo) -> Result<Completeness, ServerError> {
+        let Some(begin) = info.begin_wal else { return Ok(Completeness::Unknown) };
+        let newest = self.wal.latest(begin.timeline)?;
+        let missing = self.wal.missing(info.required_wals())?;
+        Ok(completeness(info, newest, |name| !missing.contains(&name)))
+    }
+
+    /// Waits until the last segment that the backup needs is in the archive, archiving meanwhile.
+    pub(crate) fn wait_for_wal(
+        &self,
+        info: &BackupInfo,
+        limit: Option<Duration>,
+        ctx: &Ctx<'_>,
+    ) -> Result<(), ServerError> {
+        let Some(end) = info.end_wal else { return Ok(()) };
+        let bound = limit.map_or(String::new(), |l| format!(" (max: {} seconds)", l.as_secs()));
+        ctx.info(format!("Waiting for the WAL file {end} from server '{}'{bound}", self.name()));
+        let began = ctx.clock.monotonic();
+        loop {
+            let outcome = self.archive_wal(ctx)?;
+            self.report_archived(&outcome, ctx);
+            if self.wal.find(&WalFileName::Segment(end))?.is_some() {
+                return Ok(());
+            }
+            if limit.is_some_and(|limit| ctx.clock.monotonic().saturating_sub(began) >= limit) {
+                let seconds = limit.unwrap_or_default().as_secs();
+                return Err(ServerError::WalNotReceived { name: end.to_string(), seconds });
+            }
+            ctx.clock.pause(POLL, ctx.cancel)?;
+        }
+    }
+
+    /// Tells of files that were archived, in Barman's words; silent when there were none.
+    fn report_archived(&self, outcome: &ArchiveOutcome, ctx: &Ctx<'_>) {
+        let archived = |t: &&Taken| matches!(t.how, TakenHow::Archived(_) | TakenHow::Replaced(_));
+        let names: Vec<String> =
+            outcome.files.iter().filter(archived).map(|t| format!("\t{}", t.name)).collect();
+        if !names.is_empty() {
+            ctx.info(format!("Processing xlog segments from file archival for {}", self.name()));
+            for name in names {
+                ctx.info(name);
+            }
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! `barman backup`: one backup of one server, from the first check to the last WAL.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+use super::{Server, ServerError};
+use crate::backup::{
+    BackupError, BackupExecutor, BackupJob, BackupJournal, Begin, CopyExecutor, CorruptPagePolicy, End,
+    ReusePlan,
+};
+use crate::catalog::{BackupSpace, Catalog, Draft, Purpose, SpaceReport};
+use crate::config::{Operation, ReuseBackup};
+use crate::ctx::Ctx;
+use crate::format::text::{human_duration, percentage, pretty_size};
+use crate::format::timestamp::python_str;
+use crate::io::{LockError, LockName};
+use crate::model::{BackupId, BackupInfo, PyValue, SegmentName, SegmentSize, Status};
+
+/// What a backup is asked for beyond the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct BackupOptions {
+    /// The user's own name for it.
+    pub name: Option<String>,
+    /// Wait until the last WAL that the backup needs is archived.
+    pub wait: bool,
+    /// Not longer than this.
+    pub wait_timeout: Option<Duration>,
+}
+
+impl Server {
+    /// Takes a backup, archives the WAL that has come in meanwhile, and gives the facts of the backup.
+    ///
+    /// Whatever stops it, the backup is FAILED with the reason in its facts, never DONE; a process killed in the middle
+    /// leaves it EMPTY or STARTED, which the next backup turns into FAILED (I8).
+    pub fn backup(&self, options: &BackupOptions, ctx: &Ctx<'_>) -> Result<BackupInfo, ServerError> {
+        self.usable(Operation::Backup, ctx)?;
+        self.ready_for_backup(ctx)?;
+        self.make_directories()?;
+        let info = {
+            let _lock = self.backup_lock(ctx)?;
+            self.fail_abandoned(ctx)?;
+            self.take_backup(options, ctx)?
+        };
+        if options.wait {
+            self.wait_for_wal(&info, options.wait_timeout, ctx)?;
+        }
+        self.archive_quietly(ctx)?;
+        let info = self.check_completeness(&info.id, ctx)?;
+        if info.status == Status::WaitingForWals {
+            ctx.warn(
+                "IMPORTANT: this backup is classified as WAITING_FOR_WALS, meaning that Barman has not received yet all \
+                 the required WAL files for the backup consistency.\n\
+                 This is a common behaviour in concurrent backup scenarios, and Barman automatically set the backup as \
+                 DONE once all the required WAL files have been archived.\n\
+                 Hint: execute the backup command with '--wait'",
+            );
+        }
+        Ok(info)
+    }
+
+    fn backup_lock(&self, ctx: &Ctx<'_>) -> Result<crate::io::LockGuard, ServerError> {
+        let name = LockName::Backup(self.name().clone());
+        self.locks.try_lock(&name, "taking a backup", ctx).map_err(|error| match error {
+            LockError::Busy { .. } => ServerError::BackupRunning { source: error },
+            other => other.into(),
+        })
+    }
+
+    /// Turns backups that a killed process left behind into FAILED ones. The backup lock must be held.
+    pub(super) fn fail_abandoned(&self, ctx: &Ctx<'_>) -> Result<(), ServerError> {
+        for info in self.catalog.list()? {
+            if matches!(info.status, Status::Empty | Status::Started) {
+                ctx.warn(format!(
+                    "Backup {} was interrupted (its process is gone): it is marked as FAILED",
+                    info.id
+                ));
+                self.catalog.update(&info.id, &mut |info| {
+                    info.status = Status::Failed;
+                    info.error.get_or_insert_with(|| {
+                        "failure: the process that took the backup was killed".to_owned()
+                    });
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_backup(&self, options: &BackupOptions, ctx: &Ctx<'_>) -> Result<BackupInfo, ServerError> {
+        let began = ctx.clock.monotonic();
+        let created_at = ctx.clock.now();
+        let previous = self.reusable()?;
+        let transport = self.transport()?;
+        let connect = |ctx: &Ctx<'_>| self.backup_session(ctx);
+        let executor = CopyExecutor::new(transport.as_ref(), &connect);
+        // Any id will do here: the catalog gives the real one.
+        let mut draft = BackupInfo::empty(BackupId::from_time(created_at));
+        draft.server_name = Some(self.name().clone());
+        draft.backup_name = options.name.clone();
+        draft.mode = Some(executor.method());
+        let (info, space) = self.catalog.create(Draft { created_at, info: draft })?;
+        ctx.info(format!(
+            "Starting backup using {} method for server {} in {}",
+            executor.method(),
+            self.name(),
+            self.catalog.paths().base(&info.id)
+        ));
+        let outcome = self.copy_and_seal(&executor, &info, previous, space.as_ref(), ctx);
+        match outcome {
+            Ok(info) => {
+                let elapsed = ctx.clock.monotonic().saturating_sub(began);
+                let start = info.begin_time.unwrap_or(created_at);
+                ctx.info(format!(
+                    "Backup completed (start time: {}, elapsed time: {})",
+                    naive(ctx, start),
+                    human_duration(elapsed.try_into().unwrap_or_default())
+                ));
+                Ok(info)
+            }
+            Err(error) => {
+                self.catalog.update(&info.id, &mut |info| {
+                    info.status = Status::Failed;
+                    info.error = Some(error.as_failure());
+                })?;
+                Err(error)
+            }
+        }
+    }
+
+    fn copy_and_seal(
+        &self,
+        executor: &dyn BackupExecutor,
+        info: &BackupInfo,
+        previous: Option<BackupInfo>,
+        space: &dyn BackupSpace,
+        ctx: &Ctx<'_>,
+    ) -> Result<BackupInfo, ServerError> {
+        let options = &self.config.options;
+        let reuse = match (options.reuse_backup, previous) {
+            (Some(how @ (ReuseBackup::Link | ReuseBackup::Copy)), Some(parent)) => match parent.begin_time {
+                Some(parent_begin) => Some(ReusePlan {
+                    parent: parent.id,
+                    parent_begin,
+                    reader: Arc::from(self.catalog.open(&parent.id)?),
+                    link: how == ReuseBackup::Link,
+                }),
+                None => None,
+            },
+            _ => None,
+        };
+        let _lease = match &reuse {
+            Some(plan) => Some(self.catalog.lease(&plan.parent, Purpose::Parent)?),
+            None => None,
+        };
+        let job = BackupJob {
+            server: self.name().clone(),
+            id: info.id,
+            immediate_checkpoint: options.immediate_checkpoint,
+            jobs: usize::try_from(options.parallel_jobs).unwrap_or(1).max(1),
+            retry_times: u32::try_from(options.basebackup_retry_times).unwrap_or(0),
+            retry_sleep: Duration::from_secs(u64::try_from(options.basebackup_retry_sleep).unwrap_or(0)),
+            bandwidth: self.bandwidth(),
+            tablespace_bandwidth: self.tablespace_bandwidth(),
+            reuse,
+            keepalive: Duration::from_secs(u64::try_from(options.keepalive_interval).unwrap_or(0)),
+            corrupt_pages: CorruptPagePolicy::Warn,
+        };
+        let journal =
+            Journal { server: self, id: info.id, ctx: *ctx, segment_size: Cell::new(SegmentSize::DEFAULT) };
+        let report = executor.execute(&job, space, &journal, ctx)?;
+        if !report.skipped.is_empty() {
+            ctx.debug(format!(
+                "{} files changed or vanished legally while they were copied",
+                report.skipped.len()
+            ));
+        }
+        let sizes = space.seal(&report.proofs, ctx)?;
+        let info = self.catalog.update(&info.id, &mut |info| {
+            info.size = Some(sizes.size);
+            info.deduplicated_size = Some(sizes.deduplicated_size);
+            info.status = Status::WaitingForWals;
+        })?;
+        ctx.info(size_message(&info, &sizes, options.reuse_backup));
+        if let (Some(lsn), Some(wal), Some(offset)) = (info.end_xlog, info.end_wal, info.end_offset) {
+            ctx.info(format!("Backup end at LSN: {lsn} ({wal}, {offset:08X})"));
+        }
+        Ok(info)
+    }
+
+    /// The newest available backup whose files may be taken again: the last one, when it has a full manifest.
+    fn reusable(&self) -> Result<Option<BackupInfo>, ServerError> {
+        let backups = self.catalog.list()?;
+        Ok(backups
+            .into_iter()
+            .filter(|b| b.status.is_available() && !b.is_incremental())
+            .max_by_key(|b| b.id))
+    }
+}
+
+/// Barman prints start times without their zone.
+fn naive(ctx: &Ctx<'_>, instant: OffsetDateTime) -> String {
+    let text = python_str(ctx.clock.to_local(instant));
+    // The zone is the last six characters, `+00:00`.
+    text.get(..text.len().saturating_sub(6)).unwrap_or(&text).to_owned()
+}
+
+fn size_message(info: &BackupInfo, sizes: &SpaceReport, reuse: Option<ReuseBackup>) -> String {
+    if reuse == Some(ReuseBackup::Link) {
+        format!(
+            "Backup size: {}. Actual size on disk: {} (-{} deduplication ratio).",
+            pretty_size(sizes.size),
+            pretty_size(sizes.deduplicated_size),
+            percentage(info.deduplication_ratio())
+        )
+    } else {
+        format!("Backup size: {}", pretty_size(sizes.size))
+    }
+}
+
+/// Writes what becomes known into the catalog.
+struct Journal<'a> {
+    server: &'a Server,
+    id: BackupId,
+    ctx: Ctx<'a>,
+    /// Told by the start, needed at the end.
+    segment_size: Cell<SegmentSize>,
+}
+
+impl Journal<'_> {
+    fn record(&self, change: &mut dyn FnMut(&mut BackupInfo)) -> Result<(), BackupError> {
+        self.server.catalog.update(&self.id, change)?;
+        Ok(())
+    }
+
+    /// Before the first backup nothing can use the WAL: what precedes it is dropped.
+    fn drop_useless_wal(&self) -> Result<(), BackupError> {
+        self.server
+            .purge_before_first(&self.id, &self.ctx)
+            .map_err(|e| BackupError::Housekeeping { source: Box::new(e) })
+    }
+}
+
+impl BackupJournal for Journal<'_> {
+    fn started(&self, begin: &Begin) -> Result<(), BackupError> {
+        self.server
+            .settle_identity(begin.server.system_id, begin.server.version)
+            .map_err(|e| BackupError::Identity(e.to_string()))?;
+        let size = begin.server.segment_size;
+        self.segment_size.set(size);
+        let started = begin.started;
+        let begin_wal = SegmentName::containing(started.timeline, started.lsn, size);
+        self.record(&mut |info| {
+            let server = &begin.server;
+            info.status = Status::Started;
+            info.begin_xlog = Some(started.lsn);
+            info.begin_wal = Some(begin_wal);
+            info.begin_offset = Some(started.lsn.offset(size));
+            info.begin_time = Some(started.time);
+            info.timeline = Some(started.timeline);
+            info.systemid = Some(server.system_id);
+            info.version = Some(server.version);
+            info.xlog_segment_size = size;
+            info.pgdata = Some(server.pgdata.clone());
+            info.tablespaces = server.tablespaces.clone();
+            info.cluster_size = server.cluster_size;
+            info.config_file = server.config_file.clone();
+            info.hba_file = server.hba_file.clone();
+            info.ident_file = server.ident_file.clone();
+            info.included_files = server.included_files.clone();
+            info.data_checksums = Some(on_off(server.data_checksums));
+            info.summarize_wal = server.summarize_wal.map(on_off);
+        })?;
+        let offset = started.lsn.offset(size);
+        self.ctx.info(format!("Backup start at LSN: {} ({begin_wal}, {offset:08X})", started.lsn));
+        self.drop_useless_wal()
+    }
+
+    fn copied(&self, stats: &PyValue) -> Result<(), BackupError> {
+        self.record(&mut |info| info.copy_stats = Some(stats.clone()))?;
+        self.drop_useless_wal()
+    }
+
+    fn stopped(&self, end: &End) -> Result<(), BackupError> {
+        let size = self.segment_size.get();
+        self.record(&mut |info| {
+            info.end_xlog = Some(end.lsn);
+            // The last byte that is needed is the one before the stop position (I11).
+            info.end_wal = Some(SegmentName::new(end.timeline, end.lsn.previous_segment(size), size));
+            info.end_offset = Some(end.lsn.offset(size));
+            info.end_time = Some(end.time);
+            info.backup_label = Some(end.label.clone());
+        })
+    }
+}
+
+fn on_off(on: bool) -> String {
+    if on { "on" } else { "off" }.to_owned()
+}

@@ -1,0 +1,51 @@
+//! Connections of a server: to PostgreSQL and to its host.
+
+use std::sync::Arc;
+
+use super::{Server, ServerError};
+use crate::backup::{BackupError, BackupServer, PgBackupServer};
+use crate::ctx::Ctx;
+use crate::format::conninfo::ConnInfo;
+use crate::pg::Session;
+use crate::transport::{LocalTransport, SshProgramTransport, Transport};
+
+impl Server {
+    /// Connects to PostgreSQL by `conninfo`.
+    pub fn session(&self) -> Result<Session, ServerError> {
+        let text = self.config.options.conninfo.as_deref();
+        let text = text.ok_or_else(|| ServerError::NoConninfo { server: self.name().clone() })?;
+        self.session_by(text)
+    }
+
+    pub(crate) fn session_by(&self, conninfo: &str) -> Result<Session, ServerError> {
+        let mut info = self.parse_conninfo(conninfo)?;
+        if info.get("application_name").is_none() {
+            info.set("application_name", "barman").map_err(|e| ServerError::Usage(e.to_string()))?;
+        }
+        Ok(Session::connect(&info, &self.host.environment, &self.host.cancel)?)
+    }
+
+    pub(crate) fn parse_conninfo(&self, conninfo: &str) -> Result<ConnInfo, ServerError> {
+        conninfo.parse().map_err(|e: crate::format::conninfo::ConnInfoError| {
+            ServerError::Usage(format!("Cannot connect to postgres: {e}"))
+        })
+    }
+
+    /// The session that a backup lives in.
+    pub(crate) fn backup_session(&self, _ctx: &Ctx<'_>) -> Result<Box<dyn BackupServer>, BackupError> {
+        let session = self.session().map_err(|error| match error {
+            ServerError::Pg(source) => BackupError::Server { action: "connecting to PostgreSQL", source },
+            other => BackupError::Identity(other.to_string()),
+        })?;
+        Ok(Box::new(PgBackupServer::new(session)))
+    }
+
+    /// The transport for an ssh command; this host without one.
+    pub(crate) fn transport_by(&self, ssh_command: Option<&str>) -> Result<Arc<dyn Transport>, ServerError> {
+        let cancel = self.host.cancel.clone();
+        Ok(match ssh_command {
+            None => Arc::new(LocalTransport::new(Arc::clone(&self.host.disk), cancel)),
+            Some(command) => Arc::new(SshProgramTransport::new(command, cancel)?),
+        })
+    }
+}

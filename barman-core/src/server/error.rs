@@ -1,0 +1,171 @@
+//! [`ServerError`]: why an operation on a server failed.
+
+use crate::backup::BackupError;
+use crate::catalog::CatalogError;
+use crate::codec::CodecError;
+use crate::config::ConfigError;
+use crate::ctx::Cancelled;
+use crate::io::{IoError, LockError};
+use crate::model::{BackupId, ServerName};
+use crate::pg::PgError;
+use crate::policy::prune::PruneError;
+use crate::policy::resolve::ResolveError;
+use crate::recovery::{PlanError, RecoveryError};
+use crate::transport::TransportError;
+use crate::wal::WalError;
+
+/// Why an operation on a server failed: an error of one of the rooms, or of their playing together.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// The configuration of the server has an error.
+    #[error("{message}")]
+    Disabled {
+        /// The first one, in Barman's words.
+        message: String,
+    },
+    /// The configuration or the command asks for what this version cannot do.
+    #[error("{what} is not supported by this version")]
+    Unsupported {
+        /// What.
+        what: String,
+    },
+    /// The request makes no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// A check failed that a backup must not go without.
+    #[error(
+        "Impossible to start the backup. Check the log for more details, or run 'barman check {server}'\n\
+         DETAILS: these checks failed: {}", failed.join(", ")
+    )]
+    NotReady {
+        /// The server.
+        server: ServerName,
+        /// The checks that failed, with their hints.
+        failed: Vec<String>,
+    },
+    /// Another backup of the server is being taken.
+    #[error("Another backup process is running")]
+    BackupRunning {
+        /// Who holds the lock, since when and why.
+        #[source]
+        source: LockError,
+    },
+    /// There is no connection string.
+    #[error("No conninfo is configured for server {server}")]
+    NoConninfo {
+        /// The server.
+        server: ServerName,
+    },
+    /// The server in conninfo is not the one that the directory belongs to.
+    #[error(
+        "The PostgreSQL server that conninfo leads to has the system identifier {found}, and the backups in {directory} \
+         belong to {expected}: correct conninfo, or use another name for the new server"
+    )]
+    OtherCluster {
+        /// The cluster of the directory.
+        expected: crate::model::SystemId,
+        /// The cluster that answered.
+        found: crate::model::SystemId,
+        /// The directory.
+        directory: camino::Utf8PathBuf,
+    },
+    /// WAL did not come in time.
+    #[error("The WAL file {name} has not been received in {seconds} seconds")]
+    WalNotReceived {
+        /// The file.
+        name: String,
+        /// The time waited.
+        seconds: u64,
+    },
+    /// A backup may not be deleted.
+    #[error("backup {id} was not deleted: {reason}")]
+    NotDeleted {
+        /// The backup.
+        id: BackupId,
+        /// Barman's words.
+        reason: String,
+    },
+    /// Taking the backup failed.
+    #[error("{error}")]
+    Backup {
+        /// Why.
+        #[source]
+        error: Box<BackupError>,
+    },
+    /// The recovery failed.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The catalog failed.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The archive failed.
+    #[error(transparent)]
+    Wal(#[from] WalError),
+    /// PostgreSQL failed.
+    #[error(transparent)]
+    Pg(#[from] PgError),
+    /// A host cannot be reached.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// A codec cannot be used.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// A lock cannot be taken.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The backup argument means nothing.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// A deletion cannot be planned.
+    #[error(transparent)]
+    Prune(#[from] PruneError),
+    /// The file system failed.
+    #[error(transparent)]
+    Io(#[from] IoError),
+    /// The operation was cancelled.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+impl From<BackupError> for ServerError {
+    fn from(error: BackupError) -> Self {
+        match error {
+            BackupError::Cancelled(cancelled) => Self::Cancelled(cancelled),
+            other => Self::Backup { error: Box::new(other) },
+        }
+    }
+}
+
+impl From<PlanError> for ServerError {
+    fn from(error: PlanError) -> Self {
+        Self::Recovery(error.into())
+    }
+}
+
+impl ServerError {
+    /// What a failed backup records: `failure <action> (<first line>)`.
+    pub(crate) fn as_failure(&self) -> String {
+        let first = |text: String| text.lines().next().unwrap_or_default().to_owned();
+        let chain = |error: &dyn std::error::Error| {
+            let mut text = first(error.to_string());
+            let mut source = error.source();
+            while let Some(next) = source {
+                text = format!("{text}: {}", first(next.to_string()));
+                source = next.source();
+            }
+            text
+        };
+        match self {
+            Self::Backup { error } => match error.as_ref() {
+                BackupError::Server { action, source } => format!("failure {action} ({})", chain(source)),
+                other => format!("failure copying files ({})", chain(other)),
+            },
+            Self::Cancelled(_) => "failure copying files (the backup was interrupted)".to_owned(),
+            other => format!("failure calculating backup size ({})", chain(other)),
+        }
+    }
+}

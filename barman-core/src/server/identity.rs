@@ -1,0 +1,77 @@
+//! Which cluster a server's directory belongs to: `identity.json`, and what the backups say.
+
+use camino::Utf8Path;
+use serde::Deserialize;
+
+use super::{Server, ServerError, identity_path};
+use crate::catalog::{Catalog, LocalCatalog};
+use crate::io::Disk;
+use crate::io::durable::write_new_durable;
+use crate::model::{PgVersion, SegmentSize, SystemId};
+
+/// What is known of the cluster before anybody connects to it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct KnownCluster {
+    pub(crate) system_id: Option<SystemId>,
+    pub(crate) segment_size: Option<SegmentSize>,
+}
+
+#[derive(Deserialize)]
+struct Identity {
+    systemid: String,
+}
+
+/// Reads the identity from its file, else from the newest backup that has one. The segment size comes from the newest
+/// backup that really began: others only have the default.
+pub(crate) fn known_cluster(catalog: &LocalCatalog, disk: &dyn Disk) -> Result<KnownCluster, ServerError> {
+    let from_file = stored(&catalog.paths().backup_directory.join("identity.json"), disk)?;
+    // A catalog that cannot be read keeps nobody from looking at the rest.
+    let backups = catalog.list().unwrap_or_default();
+    let newest = backups.iter().rev().find(|b| b.begin_wal.is_some());
+    Ok(KnownCluster {
+        system_id: from_file.or_else(|| newest.and_then(|b| b.systemid)),
+        segment_size: newest.map(|b| b.xlog_segment_size),
+    })
+}
+
+fn stored(path: &Utf8Path, disk: &dyn Disk) -> Result<Option<SystemId>, ServerError> {
+    match disk.read_text(path) {
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error.into()),
+        Ok(text) => Ok(serde_json::from_str::<Identity>(&text).ok().and_then(|i| i.systemid.parse().ok())),
+    }
+}
+
+impl Server {
+    /// The cluster that the directory was first used for.
+    pub(crate) fn stored_system_id(&self) -> Result<Option<SystemId>, ServerError> {
+        stored(&identity_path(&self.config), self.host.disk.as_ref())
+    }
+
+    /// An error when the cluster is not the one that the directory belongs to; at the first backup it becomes that.
+    pub(crate) fn settle_identity(&self, found: SystemId, version: PgVersion) -> Result<(), ServerError> {
+        match self.stored_system_id()? {
+            Some(expected) if expected != found => Err(ServerError::OtherCluster {
+                expected,
+                found,
+                directory: self.config.options.backup_directory.clone(),
+            }),
+            Some(_) => Ok(()),
+            None => self.write_identity(found, version),
+        }
+    }
+
+    /// Writes `identity.json` at the first backup; it is never rewritten.
+    fn write_identity(&self, id: SystemId, version: PgVersion) -> Result<(), ServerError> {
+        let path = identity_path(&self.config);
+        if self.host.disk.exists(&path)? {
+            return Ok(());
+        }
+        let text =
+            format!("{{\n    \"systemid\": \"{id}\",\n    \"version\": \"{}\"\n}}\n", version.major_text());
+        match write_new_durable(self.host.disk.as_ref(), &path, text.as_bytes()) {
+            Err(error) if error.is_already_exists() => Ok(()),
+            other => Ok(other?),
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! `barman restore`: the facts for the planner, the plan, and its run.
+
+use std::collections::BTreeMap;
+
+use camino::Utf8PathBuf;
+
+use super::{Server, ServerError};
+use crate::catalog::{Catalog, Purpose};
+use crate::config::Operation;
+use crate::ctx::Ctx;
+use crate::model::{BackupId, BackupInfo, RecoveryTarget, StopPoint};
+use crate::recovery::{
+    self, Facts, RecoveryPlan, RecoveryPlanner, RecoveryReport, RecoveryRequest, RunOptions, StandardPlanner,
+    WalDelivery,
+};
+
+/// What a restore is asked for.
+#[derive(Debug, Clone)]
+pub struct RestoreOptions {
+    /// The data directory to make.
+    pub destination: Utf8PathBuf,
+    /// Where replay stops.
+    pub target: RecoveryTarget,
+    /// Tablespaces to put elsewhere, by name.
+    pub tablespaces: BTreeMap<String, Utf8PathBuf>,
+    /// How the server will get its WAL.
+    pub wal: WalDelivery,
+    /// Make a standby.
+    pub standby: bool,
+    /// File that recovery settings are appended to.
+    pub settings_file: Option<String>,
+    /// How to reach the host of the destination; this host when `None`.
+    pub remote: Option<String>,
+    /// Parallel workers, at least 1.
+    pub jobs: usize,
+    /// Most bytes a second.
+    pub bandwidth: Option<u64>,
+}
+
+/// What a restore did.
+#[derive(Debug, Clone)]
+pub struct RestoreOutcome {
+    /// What was done.
+    pub plan: RecoveryPlan,
+    /// How it went.
+    pub report: RecoveryReport,
+}
+
+impl Server {
+    /// Plans a restore without touching anything. WAL that waits in incoming is archived first, so that the plan knows it.
+    pub fn plan_restore(
+        &self,
+        backup: &BackupInfo,
+        options: &RestoreOptions,
+        ctx: &Ctx<'_>,
+    ) -> Result<RecoveryPlan, ServerError> {
+        self.usable(Operation::Restore, ctx)?;
+        let wals = self.all_wal()?;
+        let histories = self.timeline_histories(&wals)?;
+        let request = RecoveryRequest {
+            destination: options.destination.clone(),
+            target: options.target.clone(),
+            tablespaces: options.tablespaces.clone(),
+            wal: options.wal.clone(),
+            standby: options.standby,
+            settings_file: options.settings_file.clone(),
+        };
+        let facts = Facts { backup, histories: &histories, wals: &wals };
+        Ok(StandardPlanner.plan(&request, &facts)?)
+    }
+
+    /// Archives what waits in incoming, so that a restore finds it. Trouble with that is told and does not stop a restore.
+    pub fn archive_before_restore(&self, ctx: &Ctx<'_>) {
+        if let Err(error) = self.archive_wal(ctx) {
+            ctx.warn(format!("WAL that waits in incoming could not be archived before the restore: {error}"));
+        }
+    }
+
+    /// Restores a backup. It stays in the catalog until the restore ends, whatever retention says meanwhile.
+    pub fn restore(
+        &self,
+        id: &BackupId,
+        options: &RestoreOptions,
+        ctx: &Ctx<'_>,
+    ) -> Result<RestoreOutcome, ServerError> {
+        let _lease = self.catalog.lease(id, Purpose::Restore)?;
+        let backup = self.catalog.get(id)?;
+        let plan = self.plan_restore(&backup, options, ctx)?;
+        let kind = if options.remote.is_some() { "remote" } else { "local" };
+        ctx.info(format!("Starting {kind} restore for server {} using backup {id}", self.name()));
+        ctx.info(format!("Destination directory: {}", options.destination));
+        if let Some(remote) = &options.remote {
+            ctx.info(format!("Remote command: {remote}"));
+        }
+        if let Some(targets) = targets(&options.target) {
+            ctx.info(format!("Doing PITR. Recovery target {targets}"));
+        }
+        for warning in &plan.warnings {
+            ctx.warn(warning);
+        }
+        let reader = self.catalog.open(id)?;
+        let transport = self.transport_by(options.remote.as_deref())?;
+        let run = RunOptions { jobs: options.jobs, bandwidth: options.bandwidth };
+        let report = recovery::run(&plan, reader.as_ref(), &self.wal, transport.as_ref(), &run, ctx)?;
+        if report.unverified > 0 {
+            ctx.debug(format!(
+                "{} files could not be verified: the backup has no checksums for them (it was not taken by this program)",
+                report.unverified
+            ));
+        }
+        Ok(RestoreOutcome { plan, report })
+    }
+}
+
+/// Barman's list of targets: `time: '…'`, in its order.
+fn targets(target: &RecoveryTarget) -> Option<String> {
+    let mut parts = Vec::new();
+    match &target.stop {
+        StopPoint::Time(time) => {
+            parts.push(format!("time: '{}'", crate::format::timestamp::python_str(*time)))
+        }
+        StopPoint::Xid(xid) => parts.push(format!("xid: '{xid}'")),
+        StopPoint::Lsn(lsn) => parts.push(format!("lsn: '{lsn}'")),
+        _ => {}
+    }
+    let timeline = target.timeline.to_string();
+    if !timeline.is_empty() {
+        parts.push(format!("timeline: '{timeline}'"));
+    }
+    match &target.stop {
+        StopPoint::Name(name) => parts.push(format!("name: '{name}'")),
+        StopPoint::Immediate => parts.push("immediate: True".to_owned()),
+        _ => {}
+    }
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
