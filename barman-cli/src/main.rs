@@ -1,2 +1,31 @@
-//! barman
-fn main() {}
+//! The `barman` command: reads arguments and configuration, calls one operation of the library, draws its result.
+
+mod app;
+mod args;
+mod clock;
+mod commands;
+mod error;
+mod logfile;
+mod output;
+mod progress;
+mod user;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = match args::parse() {
+        Ok(arguments) => arguments,
+        Err(early) => return early,
+    };
+    match app::start(&arguments) {
+        Ok(app::Started::Here(app)) => {
+            let outcome = commands::run(arguments.command, &app);
+            app.finish(outcome)
+        }
+        Ok(app::Started::Elsewhere(status)) => status,
+        Err(lines) => {
+            error::print_lines(&lines);
+            ExitCode::from(1)
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! `barman list-servers`
+
+use serde_json::json;
+
+use crate::app::App;
+use crate::error::Failure;
+
+/// Arguments of `list-servers`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Names only.
+    #[arg(long)]
+    minimal: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments, app: &App) -> Result<(), Failure> {
+    for (name, server) in &app.config.servers {
+        let description = server.options.description.as_deref();
+        if arguments.minimal {
+            app.output.print(name.as_str());
+        } else {
+            let text = description.map(|d| format!(" - {d}")).unwrap_or_default();
+            let text = if text.is_empty() && !server.suffix().is_empty() { " - ".to_owned() } else { text };
+            app.output.print(&format!("{name}{text}{}", server.suffix()));
+        }
+        app.output.put(name.as_str(), json!({ "description": description }));
+    }
+    Ok(())
+}

@@ -1,0 +1,45 @@
+//! From errors of the library to what the user reads, and to exit statuses.
+
+use barman_core::server::ServerError;
+
+/// Prints lines to stderr as they are: what goes wrong before there is an output to draw on.
+pub(crate) fn print_lines(lines: &[String]) {
+    use std::io::Write;
+    for line in lines {
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// `ERROR: text`, exit status 1.
+    Error(String),
+    /// `ERROR: text` with another exit status.
+    Status(String, u8),
+    /// Everything was said already.
+    Said,
+}
+
+impl From<ServerError> for Failure {
+    fn from(error: ServerError) -> Self {
+        Self::Error(explain(&error))
+    }
+}
+
+/// An error with its causes: one sentence, then `DETAILS:` with what lies below.
+pub(crate) fn explain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut last = text.clone();
+    let mut source = error.source();
+    while let Some(next) = source {
+        let cause = next.to_string();
+        // Transparent errors say the same again.
+        if cause != last && !text.contains(&cause) {
+            text = format!("{text}\nDETAILS: {cause}");
+        }
+        last = cause;
+        source = next.source();
+    }
+    text
+}
