@@ -1,1 +1,1 @@
-
+//! Behaviour of the commands, a module each.

@@ -1,5 +1,14 @@
 //! Behaviour of the library, a module each.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "tests and their helpers: a failure is a failing test, and they are the outside world"
+)]
+
 mod catalog;
 mod config_barman;
 mod config_ini;

@@ -209,7 +209,7 @@ fn fetching(lane: &mut dyn Lane, source: &Utf8Path, local: bool) {
     let may_read_all = local && rustix::process::geteuid().is_root();
     fs::write(source.join("secret"), "secret").unwrap();
     Account::for_servers().unwrap().own(source.join("secret")).unwrap();
-    fs::set_permissions(source.join("secret"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(source.join("secret"), fs::Permissions::from_mode(0o000)).unwrap();
     let regular = [
         "base/1/tail",
         STRANGE,
