@@ -119,6 +119,11 @@ impl Lane for LocalLane {
         wanted: &mut dyn Iterator<Item = FetchItem>,
         sink: &mut dyn FetchSink,
     ) -> Result<(), TransportError> {
+        // Without its root every file would seem to have vanished.
+        let root_facts = self.disk.stat(root).map_err(|e| file_error(&e))?;
+        if !root_facts.is_dir() {
+            return Err(file_error(&IoError::new("open", root, io::ErrorKind::NotADirectory)));
+        }
         for item in wanted {
             self.cancel.check()?;
             let ended = self.fetch_one(&root.join(&item.path), &item.path, sink)?;

@@ -50,7 +50,8 @@ pub trait Lane: Send {
     ///
     /// Every wanted file gets exactly one [`FetchSink::end`]. What was received is judged against what was asked for,
     /// not by an exit status: a file that is missing from the stream ends as [`Fetched::Vanished`], one cut short as
-    /// [`Fetched::Shrunk`]. A connection that breaks is an error; files not ended by then were not received.
+    /// [`Fetched::Shrunk`]. A root that is missing and a connection that breaks are
+    /// errors; files not ended by then were not received.
     fn fetch(
         &mut self,
         root: &Utf8Path,
@@ -69,10 +70,12 @@ pub trait Lane: Send {
     /// Looks at paths, all in one round trip, in the order given. Links are followed.
     fn probe(&mut self, paths: &[Utf8PathBuf]) -> Result<Vec<Probe>, TransportError>;
 
-    /// Does small operations, in order and in one round trip, stopping at the first that fails.
+    /// Does small operations, in order and in one round trip, stopping at the first that fails. [`FileOp::WriteFile`] and
+    /// [`FileOp::Rename`] are durable when it returns; the others are after [`Lane::sync`].
     fn apply(&mut self, ops: &[FileOp]) -> Result<(), TransportError>;
 
-    /// Makes everything under `root` durable (files, directories and names).
+    /// Makes everything under `root` durable (files, directories and names). A tree that a link below `root` leads to
+    /// may lie on another file system: it needs a call of its own.
     fn sync(&mut self, root: &Utf8Path) -> Result<(), TransportError>;
 }
 

@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::time::Instant;
 
 use barman_core::ctx::Cancel;
+use barman_core::model::FileTime;
 use barman_core::transport::{
-    FetchItem, FetchSink, Fetched, FileFacts, RemoteCommand, SshProgramTransport, Transport, TransportError,
+    FetchItem, FetchSink, Fetched, FileFacts, RemoteCommand, SshProgramTransport, StoreContent, StoreItem,
+    Transport, TransportError,
 };
 use barman_testkit::os::{Port, TestDir};
 use barman_testkit::ssh::Sshd;
@@ -248,4 +251,61 @@ fn cancelling_ends_a_remote_command() {
     assert!(matches!(ended, Err(TransportError::Cancelled(_))), "{ended:?}");
     assert!(begun.elapsed().as_secs() < 20);
     stopper.join().unwrap();
+}
+
+/// Existing files are replaced, never written into, whichever tar the host has.
+fn stores_through(name: &str, tar: &str) {
+    let Some(()) = Sshd::require() else { return };
+    if !Utf8Path::new(tar).exists() {
+        barman_testkit::skip(&format!("{tar} is not on this machine"));
+        return;
+    }
+    let dir = TestDir::new("btk-tp-").unwrap();
+    let bin = dir.subdir("bin").unwrap();
+    for tool in ["sh", "ls", "true", "sync"] {
+        std::os::unix::fs::symlink(format!("/bin/{tool}"), bin.join(tool)).unwrap();
+    }
+    std::os::unix::fs::symlink(tar, bin.join(name)).unwrap();
+    let root = dir.subdir("root").unwrap();
+    let sshd = Sshd::builder().env("PATH", bin.as_str()).start().unwrap();
+    let mut lane = program(&sshd.ssh_command()).lane().unwrap();
+    let mtime = FileTime { seconds: 1_500_000_000, nanos: 0 };
+    let long = format!("d/{}", "n".repeat(98));
+    for content in [b"first".as_slice(), b"second!"] {
+        let file = |path: &str| {
+            let bytes = Box::new(io::Cursor::new(content.to_vec()));
+            let content = StoreContent::File { size: content.len() as u64, bytes };
+            Ok(StoreItem { path: path.into(), mode: 0o640, mtime, content })
+        };
+        let link = StoreContent::Symlink("/srv/a b".into());
+        let mut items = vec![
+            Ok(StoreItem { path: "d".into(), mode: 0o700, mtime, content: StoreContent::Directory }),
+            file("d/one"),
+            file(&long),
+            Ok(StoreItem { path: "d/link".into(), mode: 0o777, mtime, content: link }),
+        ]
+        .into_iter();
+        let report = lane.store(&root, &mut items).unwrap();
+        assert_eq!((report.files, report.bytes), (2, 2 * content.len() as u64));
+        assert_eq!(fs::read(root.join("d/one")).unwrap(), content);
+        assert_eq!(fs::read(root.join(&long)).unwrap(), content);
+        if content == b"first" {
+            fs::hard_link(root.join("d/one"), dir.path().join("kept")).unwrap();
+        }
+    }
+    assert_eq!(fs::read(dir.path().join("kept")).unwrap(), b"first");
+    assert_eq!(fs::read_link(root.join("d/link")).unwrap().to_str(), Some("/srv/a b"));
+    let meta = fs::metadata(root.join("d/one")).unwrap();
+    assert_eq!((meta.mode() & 0o7777, meta.mtime()), (0o640, mtime.seconds));
+    lane.sync(&root).unwrap();
+}
+
+#[test]
+fn bsdtar_stores() {
+    stores_through("bsdtar", "/usr/bin/bsdtar");
+}
+
+#[test]
+fn the_tar_of_busybox_stores() {
+    stores_through("tar", "/usr/bin/busybox");
 }
