@@ -71,7 +71,7 @@ pub trait Lane: Send {
     fn probe(&mut self, paths: &[Utf8PathBuf]) -> Result<Vec<Probe>, TransportError>;
 
     /// Does small operations, in order and in one round trip, stopping at the first that fails. [`FileOp::WriteFile`] and
-    /// [`FileOp::Rename`] are durable when it returns; the others are after [`Lane::sync`].
+    /// the new name of [`FileOp::Rename`] are durable when it returns; the others are after [`Lane::sync`].
     fn apply(&mut self, ops: &[FileOp]) -> Result<(), TransportError>;
 
     /// Makes everything under `root` durable (files, directories and names). A tree that a link below `root` leads to
