@@ -17,4 +17,5 @@ mod floor_plan;
 mod pg;
 mod transport;
 mod wal_archive;
+mod wal_faults;
 mod wal_page;

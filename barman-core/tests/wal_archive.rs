@@ -15,36 +15,35 @@ use barman_core::wal::{
     WalError, WalOptions, WalPaths, WalRange,
 };
 use barman_testkit::clock::StepClock;
-use barman_testkit::crash_disk::{CrashDisk, for_every_crash_point};
 use camino::{Utf8Path, Utf8PathBuf};
 use time::macros::datetime;
 
-const SYSTEM: SystemId = SystemId::new(7_711_114_132_867_599_874);
-const LONG_AGO: i64 = 1_600_000_000;
+pub(super) const SYSTEM: SystemId = SystemId::new(7_711_114_132_867_599_874);
+pub(super) const LONG_AGO: i64 = 1_600_000_000;
 
-fn size() -> SegmentSize {
+pub(super) fn size() -> SegmentSize {
     SegmentSize::from_bytes(1 << 20).unwrap()
 }
 
-fn segment_of(timeline: u32, number: u64, system: SystemId) -> Vec<u8> {
+pub(super) fn segment_of(timeline: u32, number: u64, system: SystemId) -> Vec<u8> {
     let timeline = Timeline::new(timeline).unwrap();
     synthetic::segment(timeline, SegmentNo::new(number), size(), system, PgVersion::new(150_000))
 }
 
-fn segment(number: u64) -> Vec<u8> {
+pub(super) fn segment(number: u64) -> Vec<u8> {
     segment_of(1, number, SYSTEM)
 }
 
-fn name(text: &str) -> WalFileName {
+pub(super) fn name(text: &str) -> WalFileName {
     text.parse().unwrap()
 }
 
-fn wal(number: u64) -> WalFileName {
+pub(super) fn wal(number: u64) -> WalFileName {
     name(&format!("{:08X}{:08X}{:08X}", 1, number / 4096, number % 4096))
 }
 
 /// Another sound segment of that name: ended early.
-fn other(number: u64) -> Vec<u8> {
+pub(super) fn other(number: u64) -> Vec<u8> {
     synthetic::switched_segment(
         Timeline::FIRST,
         SegmentNo::new(number),
@@ -55,15 +54,15 @@ fn other(number: u64) -> Vec<u8> {
     )
 }
 
-struct Home {
-    dir: tempfile::TempDir,
-    clock: Arc<StepClock>,
-    cancel: Cancel,
-    options: WalOptions,
+pub(super) struct Home {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) clock: Arc<StepClock>,
+    pub(super) cancel: Cancel,
+    pub(super) options: WalOptions,
 }
 
 impl Home {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
             // Locks are waited for, which takes real time.
@@ -80,33 +79,33 @@ impl Home {
         }
     }
 
-    fn packed(method: Method) -> Self {
+    pub(super) fn packed(method: Method) -> Self {
         let mut home = Self::new();
         let compressor = Arc::from(compressor(method, Level::Low, None).unwrap());
         home.options.compression = Some(Compression { compressor, name: method.name().to_owned() });
         home
     }
 
-    fn path(&self) -> &Utf8Path {
+    pub(super) fn path(&self) -> &Utf8Path {
         Utf8Path::from_path(self.dir.path()).unwrap()
     }
 
-    fn ctx(&self) -> Ctx<'_> {
+    pub(super) fn ctx(&self) -> Ctx<'_> {
         Ctx { clock: &*self.clock, progress: &Silent, cancel: &self.cancel }
     }
 
-    fn archive(&self) -> LocalWalArchive {
+    pub(super) fn archive(&self) -> LocalWalArchive {
         self.archive_on(Arc::new(RealDisk), &self.path().join("main"))
     }
 
-    fn archive_on(&self, disk: Arc<dyn Disk>, at: &Utf8Path) -> LocalWalArchive {
+    pub(super) fn archive_on(&self, disk: Arc<dyn Disk>, at: &Utf8Path) -> LocalWalArchive {
         let paths = WalPaths::under(at, "main".parse().unwrap());
         let locks = Locks::new(self.path(), "barman test");
         LocalWalArchive::new(paths, disk, self.clock.clone(), locks, self.options.clone())
     }
 
     /// Puts a file into incoming, as old as `mtime` says.
-    fn deliver(
+    pub(super) fn deliver(
         &self,
         archive: &LocalWalArchive,
         name: impl ToString,
@@ -119,12 +118,12 @@ impl Home {
     }
 
     /// Takes in what lies in incoming, and says what became of each.
-    fn run(&self, archive: &LocalWalArchive) -> Vec<(WalFileName, TakenHow)> {
+    pub(super) fn run(&self, archive: &LocalWalArchive) -> Vec<(WalFileName, TakenHow)> {
         run(archive, &self.ctx()).unwrap()
     }
 }
 
-fn write(disk: &dyn Disk, path: &Utf8Path, bytes: &[u8], mtime: i64) {
+pub(super) fn write(disk: &dyn Disk, path: &Utf8Path, bytes: &[u8], mtime: i64) {
     disk.mkdir_all(path.parent().unwrap(), 0o755).unwrap();
     let mut file = disk.create_new(path).unwrap();
     file.put(bytes).unwrap();
@@ -133,7 +132,10 @@ fn write(disk: &dyn Disk, path: &Utf8Path, bytes: &[u8], mtime: i64) {
     file.sync_all().unwrap();
 }
 
-fn run(archive: &LocalWalArchive, ctx: &Ctx<'_>) -> Result<Vec<(WalFileName, TakenHow)>, WalError> {
+pub(super) fn run(
+    archive: &LocalWalArchive,
+    ctx: &Ctx<'_>,
+) -> Result<Vec<(WalFileName, TakenHow)>, WalError> {
     let batch = archive.batch(Source::Incoming, None, ctx)?;
     let mut intake = archive.intake(*ctx)?;
     for file in batch.files {
@@ -142,7 +144,7 @@ fn run(archive: &LocalWalArchive, ctx: &Ctx<'_>) -> Result<Vec<(WalFileName, Tak
     Ok(intake.commit()?.files.into_iter().map(|taken| (taken.name, taken.how)).collect())
 }
 
-fn plain(archive: &LocalWalArchive, name: &WalFileName) -> Vec<u8> {
+pub(super) fn plain(archive: &LocalWalArchive, name: &WalFileName) -> Vec<u8> {
     let mut bytes = Vec::new();
     archive.open(name).unwrap().read_to_end(&mut bytes).unwrap();
     bytes
@@ -579,104 +581,6 @@ fn a_cancelled_intake_leaves_sources_and_nothing_half_done() {
     drop(intake);
     assert!(path.exists());
     assert_eq!(names(&archive), []);
-}
-
-fn on(home: &Home, disk: &CrashDisk) -> LocalWalArchive {
-    home.archive_on(Arc::new(disk.clone()), "/main".into())
-}
-
-/// The history of a backup: small, and taken in by the same steps as a segment.
-fn label(number: u64) -> (WalFileName, Vec<u8>) {
-    let text = format!("START WAL LOCATION: 0/{number}00028 (file {})\n{}", wal(number), "x\n".repeat(200));
-    (name(&format!("{}.00000028.backup", wal(number))), text.into_bytes())
-}
-
-/// A disk with sources in incoming, one of them archived before.
-fn delivered(home: &Home) -> CrashDisk {
-    let disk = CrashDisk::new();
-    let archive = on(home, &disk);
-    let deliver = |number| {
-        let (name, text) = label(number);
-        write(&disk, &archive.paths().incoming_directory.join(name.to_string()), &text, LONG_AGO);
-    };
-    (1..=2).for_each(deliver);
-    run(&archive, &home.ctx()).unwrap();
-    (2..=4).for_each(deliver);
-    disk.settle();
-    disk
-}
-
-/// Every file is whole, in the archive or still at its source; what has no source has its line.
-fn nothing_is_lost(home: &Home, disk: &CrashDisk, completed: bool) {
-    let archive = on(home, disk);
-    for number in 1..=4 {
-        let (name, text) = label(number);
-        let source = archive.paths().incoming_directory.join(name.to_string());
-        let has_source = number > 1 && disk.exists(&source).unwrap();
-        match archive.find(&name).unwrap() {
-            None => assert!(has_source && !completed, "{number} is lost"),
-            Some(entry) => {
-                assert!(plain(&archive, &name) == text, "{number} is damaged");
-                assert!(entry.indexed || has_source && !completed, "{number} has no line and no source");
-            }
-        }
-        if has_source {
-            assert!(disk.read(&source).unwrap() == text);
-        }
-    }
-}
-
-/// I1, I2.
-#[test]
-fn power_lost_while_wal_is_taken_in() {
-    let home = Home::packed(Method::Zstd);
-    let before = delivered(&home);
-    for_every_crash_point(
-        &before,
-        |disk| {
-            run(&on(&home, disk), &home.ctx()).map(|how| {
-                assert!(how.iter().all(|h| !matches!(h.1, TakenHow::Failed { .. }) || disk.crashed()))
-            })
-        },
-        |after| {
-            nothing_is_lost(&home, &after.disk, after.completed);
-            // The next run ends what this one began.
-            let archive = on(&home, &after.disk);
-            run(&archive, &home.ctx()).unwrap();
-            nothing_is_lost(&home, &after.disk, true);
-        },
-    );
-}
-
-/// I7: a full disk is told, nothing is acknowledged that is not durable, and everything goes on when there is room.
-#[test]
-fn a_full_disk_is_an_explicit_state() {
-    let home = Home::packed(Method::Zstd);
-    let before = delivered(&home);
-    let mut told = 0;
-    for step in 0.. {
-        let disk = before.fork();
-        disk.fail_once_after(step, 28);
-        match run(&on(&home, &disk), &home.ctx()) {
-            Err(WalError::NoSpace { .. }) => told += 1,
-            // Reading or removing does not run out of space; whatever fails, fails loudly.
-            Err(_) => {}
-            Ok(how) => {
-                let failed = how.iter().any(|(_, how)| matches!(how, TakenHow::Failed { .. }));
-                assert!(
-                    failed || disk.steps() - before.steps() <= step || disk.last_step().contains("unlink"),
-                    "step {step} ignored an error"
-                );
-            }
-        }
-        nothing_is_lost(&home, &disk, false);
-        if disk.steps() - before.steps() <= step {
-            break;
-        }
-        run(&on(&home, &disk), &home.ctx()).unwrap();
-        nothing_is_lost(&home, &disk, true);
-    }
-    assert!(told > 5, "{told}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod intake;
 mod layout;
 mod local;
 mod port;
+mod put;
 mod stored;
 mod take;
 
@@ -22,6 +23,7 @@ pub use local::{Compression, LocalWalArchive, Rebuilt, WalOptions};
 pub use port::{
     Incoming, IntakeReport, Reclaimed, Taken, TakenHow, WalArchive, WalEntry, WalError, WalIntake, WalRange,
 };
+pub use put::Delivery;
 
 use crate::ctx::Clock;
 use crate::io::{Disk, Locks};

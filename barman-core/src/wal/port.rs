@@ -198,6 +198,18 @@ pub enum WalError {
         #[source]
         source: crate::codec::CodecError,
     },
+    /// A delivery by put-wal is refused; nothing of it is kept.
+    #[error("{text}")]
+    Delivery {
+        /// Which file and why, in Barman's words where it has some.
+        text: String,
+    },
+    /// What put-wal reads is no tar archive, or not all of one.
+    #[error("{reason}")]
+    DeliveryStream {
+        /// In Barman's words.
+        reason: String,
+    },
     /// A lock cannot be taken.
     #[error(transparent)]
     Lock(#[from] crate::io::LockError),

@@ -6,6 +6,7 @@ use camino::Utf8Path;
 
 use super::{Shared, WalError};
 use crate::codec::{Algorithm, MAGIC_LEN, decompressor, detect};
+use crate::format::history::TimelineHistory;
 use crate::format::wal_page::{Ancestors, Completeness, Expectations, FirstPage, Unsound, Validator};
 use crate::io::IoContext;
 use crate::model::{SegmentName, SegmentSize, Timeline, WalFileName};
@@ -263,22 +264,11 @@ pub(super) fn damage(error: &io::Error) -> Option<Fault> {
     (short || error.kind() == io::ErrorKind::InvalidData).then(|| Fault { reason: error.to_string(), short })
 }
 
-/// The parents in a timeline history file, oldest first: `parent TAB switch point TAB reason`, comments with `#`
-/// (PostgreSQL's `timeline.c`).
-pub(super) fn parents(own: Timeline, text: &[u8]) -> Result<Vec<Timeline>, String> {
+/// The parents in a timeline history file, oldest first.
+fn parents(own: Timeline, text: &[u8]) -> Result<Vec<Timeline>, String> {
     let text = std::str::from_utf8(text).map_err(|_| "it is not text".to_owned())?;
-    let mut parents: Vec<Timeline> = Vec::new();
-    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        let mut fields = line.split_ascii_whitespace();
-        let bad = || format!("'{line}' is not a line of a timeline history");
-        let parent: Timeline = fields.next().and_then(|f| f.parse().ok()).ok_or_else(bad)?;
-        fields.next().and_then(|f| f.parse::<crate::model::Lsn>().ok()).ok_or_else(bad)?;
-        if parents.last().is_some_and(|last| *last >= parent) || parent >= own {
-            return Err(format!("the parent timelines of {own} do not increase towards it"));
-        }
-        parents.push(parent);
-    }
-    Ok(parents)
+    let history = TimelineHistory::parse(own, text).map_err(|e| e.to_string())?;
+    Ok(history.entries.into_iter().map(|entry| entry.parent).collect())
 }
 
 fn history(own: Timeline, text: &[u8]) -> Result<(), Fault> {

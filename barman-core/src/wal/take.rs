@@ -414,7 +414,7 @@ fn refuse(
 }
 
 /// Reads until the buffer is full or the end is reached.
-fn fill(from: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
+pub(super) fn fill(from: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
     let mut done = 0;
     while done < buf.len() {
         match from.read(&mut buf[done..]) {
