@@ -1,5 +1,8 @@
 //! The catalog on a real disk: both layouts, ids, status moves, reuse, leases, removal; and on a disk that loses power.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail where it stands")]
+#![allow(clippy::disallowed_methods, reason = "a test prepares and damages its files")]
+
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;

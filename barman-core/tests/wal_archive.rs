@@ -1,6 +1,9 @@
 //! The WAL archive: what is taken in, what is kept aside, what is given out; with the power lost at every step, with a full
 //! disk, and with two intakes at once.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail where it stands")]
+#![allow(clippy::disallowed_methods, reason = "a test prepares and damages its files")]
+
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
 use std::sync::Arc;

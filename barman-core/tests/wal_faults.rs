@@ -1,5 +1,8 @@
 //! The WAL archive with the power lost at every step and with a full disk; put-wal.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail where it stands")]
+#![allow(clippy::disallowed_methods, reason = "a test prepares and damages its files")]
+
 use std::sync::Arc;
 
 use barman_core::codec::Method;
@@ -179,7 +182,7 @@ fn put_wal_stores_what_is_proven_and_nothing_else() {
     }
     let whole = stream(&[(&file, Kind::File, &good)]);
     assert!(archive.receive(&mut &whole[..whole.len() / 2], &home.ctx()).is_err());
-    assert_eq!(RealDisk.names(&incoming).unwrap(), [file.clone()], "something was left behind");
+    assert_eq!(RealDisk.names(&incoming).unwrap().join(" "), file, "something was left behind");
 
     // I3: a differing sound file is an error, in incoming and in the archive.
     let differing = other(7);
