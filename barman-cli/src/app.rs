@@ -8,10 +8,11 @@ use barman_core::ctx::{Cancel, Ctx};
 use barman_core::io::RealDisk;
 use barman_core::pg::Environment;
 use barman_core::server::{Host, Server};
+use barman_core::transport::SshEnvironment;
 use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::args::Arguments;
-use crate::clock::SystemClock;
+use crate::clock::ZonedClock;
 use crate::error::{Failure, explain};
 use crate::logfile::{Log, LogLevel};
 use crate::output::Output;
@@ -51,7 +52,7 @@ pub(crate) fn start(arguments: &Arguments) -> Result<Started, Vec<String>> {
         Identity::Right => {}
         Identity::Child(status) => return Ok(Started::Elsewhere(status)),
     }
-    let clock = Arc::new(SystemClock::new());
+    let clock = Arc::new(ZonedClock::new());
     let level = arguments.log_level.as_deref().or(config.globals.log_level.as_deref()).unwrap_or("INFO");
     let number = LogLevel::number(level);
     let (log, trouble) = Log::open(config.globals.log_file.as_deref(), number.unwrap_or(20));
@@ -71,6 +72,18 @@ pub(crate) fn start(arguments: &Arguments) -> Result<Started, Vec<String>> {
         }
     }
     let user = uzers::get_current_username().and_then(|n| n.into_string().ok());
+    let cancel = Cancel::new();
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        let _ = signal_hook::flag::register_conditional_shutdown(signal, 1, cancel.flag());
+        let _ = signal_hook::flag::register(signal, cancel.flag());
+    }
+    let variable = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+    let ssh = SshEnvironment {
+        user: user.clone(),
+        home: home.clone(),
+        agent: variable("SSH_AUTH_SOCK").map(Utf8PathBuf::from),
+        path: variable("PATH").map(|p| p.split(':').map(Utf8PathBuf::from).collect()).unwrap_or_default(),
+    };
     let mut environment = Environment::new(std::env::vars());
     if let Some(home) = home {
         environment = environment.with_home(home);
@@ -78,14 +91,9 @@ pub(crate) fn start(arguments: &Arguments) -> Result<Started, Vec<String>> {
     if let Some(user) = user {
         environment = environment.with_user(user);
     }
-    let cancel = Cancel::new();
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        let _ = signal_hook::flag::register_conditional_shutdown(signal, 1, cancel.flag());
-        let _ = signal_hook::flag::register(signal, cancel.flag());
-    }
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let command = std::env::args().collect::<Vec<_>>().join(" ");
-    let host = Host { disk, clock, environment, cancel, command, workers };
+    let host = Host { disk, clock, environment, ssh, cancel, command, workers };
     let screen = Screen::new(Arc::clone(&output));
     Ok(Started::Here(Box::new(App { config, output, host, screen })))
 }

@@ -1,33 +1,30 @@
-//! The real time.
+//! The real time, in the zone of the process.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use barman_core::ctx::{Cancel, Cancelled, Clock};
+use barman_core::ctx::{Cancel, Cancelled, Clock, SystemClock};
 use time::{OffsetDateTime, UtcOffset};
 
-/// How long a pause goes on before cancellation is looked at again.
-const STEP: Duration = Duration::from_millis(50);
-
-/// The system's clock, in the zone of the process (`TZ`, else `/etc/localtime`).
-pub(crate) struct SystemClock {
+/// The system's clock, in the zone of the process (`TZ`, else `/etc/localtime`), summer time included.
+pub(crate) struct ZonedClock {
     zone: Option<tz::TimeZone>,
-    start: Instant,
+    clock: SystemClock,
 }
 
-impl SystemClock {
+impl ZonedClock {
+    #[allow(clippy::disallowed_methods, reason = "the environment of the process is read here")]
     pub(crate) fn new() -> Self {
         let zone = match std::env::var("TZ") {
             Ok(text) if !text.is_empty() => tz::TimeZone::from_posix_tz(&text).ok(),
             _ => tz::TimeZone::local().ok(),
         };
-        Self { zone, start: Instant::now() }
+        Self { zone, clock: SystemClock::utc() }
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "the one door to the wall clock")]
-impl Clock for SystemClock {
+impl Clock for ZonedClock {
     fn now(&self) -> OffsetDateTime {
-        let now = OffsetDateTime::now_utc();
+        let now = self.clock.now();
         now.to_offset(self.offset_at(now))
     }
 
@@ -40,18 +37,10 @@ impl Clock for SystemClock {
     }
 
     fn pause(&self, length: Duration, cancel: &Cancel) -> Result<(), Cancelled> {
-        let end = Instant::now() + length;
-        loop {
-            cancel.check()?;
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(());
-            }
-            std::thread::sleep(left.min(STEP));
-        }
+        self.clock.pause(length, cancel)
     }
 
     fn monotonic(&self) -> Duration {
-        self.start.elapsed()
+        self.clock.monotonic()
     }
 }

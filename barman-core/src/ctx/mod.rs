@@ -5,7 +5,7 @@ mod clock;
 mod progress;
 
 pub use cancel::{Cancel, Cancelled};
-pub use clock::Clock;
+pub use clock::{Clock, SystemClock};
 pub use progress::{Event, Level, ProgressSink, Silent, Unit};
 
 /// What every operation takes along. Cheap to copy.

@@ -7,7 +7,7 @@ use crate::backup::{BackupError, BackupServer, PgBackupServer};
 use crate::ctx::Ctx;
 use crate::format::conninfo::ConnInfo;
 use crate::pg::Session;
-use crate::transport::{LocalTransport, SshProgramTransport, Transport};
+use crate::transport::{self, Prefer, Transport};
 
 impl Server {
     /// Connects to PostgreSQL by `conninfo`.
@@ -42,10 +42,9 @@ impl Server {
 
     /// The transport for an ssh command; this host without one.
     pub(crate) fn transport_by(&self, ssh_command: Option<&str>) -> Result<Arc<dyn Transport>, ServerError> {
-        let cancel = self.host.cancel.clone();
-        Ok(match ssh_command {
-            None => Arc::new(LocalTransport::new(Arc::clone(&self.host.disk), cancel)),
-            Some(command) => Arc::new(SshProgramTransport::new(command, cancel)?),
-        })
+        let host = &self.host;
+        let opened =
+            transport::open(ssh_command, Prefer::Program, &host.ssh, Arc::clone(&host.disk), &host.cancel)?;
+        Ok(opened.transport)
     }
 }

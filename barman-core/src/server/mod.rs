@@ -23,7 +23,7 @@ use crate::ctx::{Cancel, Clock, Ctx};
 use crate::io::{Disk, Locks};
 use crate::model::ServerName;
 use crate::pg::Environment;
-use crate::transport::Transport;
+use crate::transport::{SshEnvironment, Transport};
 use crate::wal::{Compression, LocalWalArchive, WalOptions, WalPaths};
 
 pub use archive::ArchiveOutcome;
@@ -42,6 +42,8 @@ pub struct Host {
     pub clock: Arc<dyn Clock>,
     /// What libpq would read from the process.
     pub environment: Environment,
+    /// What ssh would read from the process.
+    pub ssh: SshEnvironment,
     /// Ends long work when it is set.
     pub cancel: Cancel,
     /// The command as the user gave it, for those who find a lock held.
