@@ -1,1 +1,3 @@
 //! Behaviour of the commands, a module each.
+
+mod walk;

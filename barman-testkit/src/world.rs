@@ -60,8 +60,20 @@ impl World {
     /// # Errors
     /// When the directories cannot be made.
     pub fn new() -> Result<World> {
+        World::below(TestDir::new("btk-world-")?)
+    }
+
+    /// As [`World::new`], but in memory where [`TestDir::in_memory`] finds room: for tests that take whole backups, whose
+    /// fsyncs would wait for everything else that the machine writes.
+    ///
+    /// # Errors
+    /// As [`World::new`].
+    pub fn in_memory() -> Result<World> {
+        World::below(TestDir::in_memory("btk-world-")?)
+    }
+
+    fn below(dir: TestDir) -> Result<World> {
         let account = Account::for_servers()?;
-        let dir = TestDir::new("btk-world-")?;
         let mut global = Options::default();
         global.set("barman_home", dir.subdir("barman")?.into());
         global.set("barman_user", account.name.clone());

@@ -201,9 +201,8 @@ impl Fields {
 
     fn word<'t>(&mut self, word: &str, after: &'t str) -> Result<&'t str, Fault> {
         let is = |name: &&str| name.eq_ignore_ascii_case(word);
-        let place = |short: &[&str], long: &[&str]| {
-            short.iter().position(is).or_else(|| long.iter().position(is))
-        };
+        let place =
+            |short: &[&str], long: &[&str]| short.iter().position(is).or_else(|| long.iter().position(is));
         if word.eq_ignore_ascii_case("T") {
             let starts_time = self.day.is_some() && self.time.is_none();
             let digits = after.bytes().next().is_some_and(|b| b.is_ascii_digit());

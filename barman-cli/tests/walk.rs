@@ -1,0 +1,5 @@
+//! The walk: what a careful user does with one PostgreSQL server, from the first backup to the restored server, with the real
+//! binary, real servers and a real sshd. Nothing here looks into the library.
+
+mod majors;
+mod scene;
