@@ -13,7 +13,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::args::Arguments;
 use crate::clock::ZonedClock;
-use crate::error::{Failure, explain};
+use crate::error::Failure;
 use crate::logfile::{Log, LogLevel};
 use crate::output::Output;
 use crate::progress::Screen;
@@ -180,10 +180,5 @@ impl App {
             Err(Failure::Said) => self.output.fail(),
         }
         ExitCode::from(self.output.finish())
-    }
-
-    /// Says an error of one server and goes on with the others.
-    pub(crate) fn say(&self, error: &(dyn std::error::Error + 'static)) {
-        self.output.error(&explain(error));
     }
 }

@@ -37,7 +37,7 @@ pub fn may_vanish(root: Root, path: &Utf8Path) -> Option<&'static str> {
 /// Whether a file that became shorter while it was read may be taken as far as it goes: a relation fork cut at a block
 /// boundary. `got` and `block_size` are in bytes.
 pub fn may_shrink_to(path: &Utf8Path, got: u64, block_size: u32) -> bool {
-    RelFile::parse(path).is_some() && block_size > 0 && got % u64::from(block_size) == 0
+    RelFile::parse(path).is_some() && block_size > 0 && got.is_multiple_of(u64::from(block_size))
 }
 
 fn is_short_lived(name: &str) -> bool {

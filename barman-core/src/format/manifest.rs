@@ -44,7 +44,7 @@ impl ChecksumAlgorithm {
     }
 
     /// Bytes in a checksum.
-    pub fn len(self) -> usize {
+    pub fn digest_len(self) -> usize {
         match self {
             Self::Crc32c => 4,
             Self::Sha224 => 28,

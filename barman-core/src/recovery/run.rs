@@ -182,7 +182,7 @@ impl Run<'_> {
                 | "global/pg_control"
                 | "backup_manifest"
         );
-        !emptied && !left && !(entry.is_file() && settle::is_rewritten(self.plan, path))
+        !(emptied || left || entry.is_file() && settle::is_rewritten(self.plan, path))
     }
 
     fn write_directories(&self, tree: &TreePlan, directories: Vec<Entry>) -> Result<(), RecoveryError> {

@@ -197,7 +197,7 @@ impl RawFile<'_> {
             (Some(name), Some(digits)) => {
                 let algorithm =
                     ChecksumAlgorithm::from_name(&name).ok_or_else(|| bad("checksum algorithm", &name))?;
-                let sum = hex::decode(digits.as_ref()).ok().filter(|sum| sum.len() == algorithm.len());
+                let sum = hex::decode(digits.as_ref()).ok().filter(|sum| sum.len() == algorithm.digest_len());
                 Some((algorithm, sum.ok_or_else(|| bad("checksum of a file", &digits))?))
             }
             (None, None) => None,
