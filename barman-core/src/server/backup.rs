@@ -169,12 +169,15 @@ impl Server {
         };
         let journal =
             Journal { server: self, id: info.id, ctx: *ctx, segment_size: Cell::new(SegmentSize::DEFAULT) };
-        let report = executor.execute(&job, space, &journal, ctx)?;
+        let mut report = executor.execute(&job, space, &journal, ctx)?;
         if !report.skipped.is_empty() {
             ctx.debug(format!(
                 "{} files changed or vanished legally while they were copied",
                 report.skipped.len()
             ));
+        }
+        if options.autogenerate_manifest {
+            self.write_manifest(space, &mut report.proofs, ctx)?;
         }
         let sizes = space.seal(&report.proofs, ctx)?;
         let info = self.catalog.update(&info.id, &mut |info| {

@@ -9,6 +9,7 @@ mod check;
 mod connect;
 mod error;
 mod identity;
+mod manifest;
 mod prune;
 mod restore;
 
