@@ -145,8 +145,33 @@ impl App {
             .collect()
     }
 
+    /// Does a command for each of the servers that the arguments mean. One that fails keeps nothing from the others.
+    pub(crate) fn each(
+        &self,
+        names: &[String],
+        mut one: impl FnMut(&ServerConfig) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        self.refuse_conflicts()?;
+        for server in self.servers(names) {
+            match one(server) {
+                Ok(()) => {}
+                Err(_) if self.host.cancel.is_cancelled() => return Err(Failure::Said),
+                Err(Failure::Error(text) | Failure::Status(text, _)) => self.output.error(&text),
+                Err(Failure::Said) => self.output.fail(),
+            }
+        }
+        Ok(())
+    }
+
+    /// While servers share directories, no command may touch any of them.
+    fn refuse_conflicts(&self) -> Result<(), Failure> {
+        self.config.conflicts.iter().for_each(|text| self.output.error(text));
+        if self.config.conflicts.is_empty() { Ok(()) } else { Err(Failure::Said) }
+    }
+
     /// The one server of a command that takes one.
     pub(crate) fn server(&self, name: &str) -> Result<&ServerConfig, Failure> {
+        self.refuse_conflicts()?;
         if name == "all" {
             return Err(Failure::Error("You cannot use 'all' in a single server context".to_owned()));
         }

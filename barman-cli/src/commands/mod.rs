@@ -3,8 +3,11 @@
 mod archive_wal;
 mod backup;
 mod later;
+mod list_backups;
+mod list_files;
 mod list_servers;
 mod restore;
+mod show_backup;
 
 use clap::Subcommand;
 
@@ -18,12 +21,20 @@ pub(crate) enum Command {
     ArchiveWal(archive_wal::Arguments),
     /// Take a backup of one or more servers.
     Backup(backup::Arguments),
+    /// List the backups of one or more servers.
+    #[command(visible_alias = "list-backup")]
+    ListBackups(list_backups::Arguments),
+    /// List the files of a backup.
+    ListFiles(list_files::Arguments),
     /// List the configured servers.
     #[command(visible_alias = "list-server")]
     ListServers(list_servers::Arguments),
     /// Restore a backup, to its end or to a point in time.
     #[command(visible_alias = "recover")]
     Restore(restore::Arguments),
+    /// Show a backup.
+    #[command(visible_alias = "show-backups")]
+    ShowBackup(show_backup::Arguments),
 
     /// Check that a backup has all its WAL (not in this version).
     #[command(hide = true)]
@@ -80,8 +91,11 @@ pub(crate) fn run(command: Command, app: &App) -> Result<(), Failure> {
     match command {
         Command::ArchiveWal(arguments) => archive_wal::run(&arguments, app),
         Command::Backup(arguments) => backup::run(&arguments, app),
+        Command::ListBackups(arguments) => list_backups::run(&arguments, app),
+        Command::ListFiles(arguments) => list_files::run(&arguments, app),
         Command::ListServers(arguments) => list_servers::run(&arguments, app),
         Command::Restore(arguments) => restore::run(&arguments, app),
+        Command::ShowBackup(arguments) => show_backup::run(&arguments, app),
         Command::CheckBackup(_) => later::refuse("check-backup"),
         Command::CheckWalArchive(_) => later::refuse("check-wal-archive"),
         Command::CloudWalArchive(_) => later::refuse("cloud-wal-archive"),

@@ -117,6 +117,15 @@ impl Output {
         }
     }
 
+    /// A line of a result that is a message of `_INFO` in the JSON object. It does not go to the log.
+    pub(crate) fn result(&self, text: &str) {
+        if self.is_json() {
+            self.collect("_INFO", text);
+        } else {
+            self.print(text);
+        }
+    }
+
     /// `OK` and `FAILED` in their colours.
     pub(crate) fn verdict(&self, passed: bool) -> String {
         let (color, word) = if passed { (console::GREEN, "OK") } else { (console::RED, "FAILED") };

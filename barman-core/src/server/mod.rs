@@ -8,10 +8,13 @@ mod backup;
 mod check;
 mod connect;
 mod error;
+mod files;
 mod identity;
+mod listing;
 mod manifest;
 mod prune;
 mod restore;
+mod wal_stats;
 
 use std::sync::Arc;
 
@@ -31,8 +34,11 @@ pub use archive::ArchiveOutcome;
 pub use backup::BackupOptions;
 pub use check::CheckReport;
 pub use error::ServerError;
+pub use files::FileTarget;
+pub use listing::{CopyFigures, ListedBackup, Overview, ShownBackup, copy_figures, saved};
 pub use prune::Pruned;
 pub use restore::{RestoreOptions, RestoreOutcome};
+pub use wal_stats::{BackupWal, WalSpan, WalStats};
 
 /// What the operations need of the process that runs them. The CLI fills it.
 #[derive(Clone)]

@@ -8,7 +8,7 @@ use crate::catalog::Catalog;
 use crate::ctx::Ctx;
 use crate::format::history::TimelineHistory;
 use crate::io::LockName;
-use crate::model::{BackupId, BackupInfo, Keep, WalFileName};
+use crate::model::{BackupId, BackupInfo, Keep, Timeline, WalFileName};
 use crate::policy::prune::{self, Archive, PrunePlan};
 use crate::policy::reachability::{Fork, Histories};
 use crate::policy::{Held, retention};
@@ -92,14 +92,20 @@ impl Server {
         let mut histories = Vec::new();
         for entry in entries {
             let WalFileName::History(timeline) = entry.name else { continue };
-            let mut text = String::new();
-            let path = self.wal.paths().file(&entry.name);
-            let corrupt = |reason: String| crate::wal::WalError::Corrupt { path: path.clone(), reason };
-            std::io::Read::read_to_string(&mut self.wal.open(&entry.name)?, &mut text)
-                .map_err(|e| corrupt(e.to_string()))?;
-            histories.push(TimelineHistory::parse(timeline, &text).map_err(|e| corrupt(e.to_string()))?);
+            histories.push(self.timeline_history(timeline)?);
         }
         Ok(histories)
+    }
+
+    /// The history of a timeline from its file in the archive.
+    pub(crate) fn timeline_history(&self, timeline: Timeline) -> Result<TimelineHistory, ServerError> {
+        let name = WalFileName::History(timeline);
+        let mut text = String::new();
+        let path = self.wal.paths().file(&name);
+        let corrupt = |reason: String| crate::wal::WalError::Corrupt { path: path.clone(), reason };
+        std::io::Read::read_to_string(&mut self.wal.open(&name)?, &mut text)
+            .map_err(|e| corrupt(e.to_string()))?;
+        Ok(TimelineHistory::parse(timeline, &text).map_err(|e| corrupt(e.to_string()))?)
     }
 
     /// While this backup has no older one, WAL from before it can serve nobody.

@@ -100,7 +100,8 @@ pub(super) fn line(entry: &WalEntry, to: &mut String) {
     .write_to(to);
 }
 
-fn read_bytes(shared: &Shared) -> Result<Option<Vec<u8>>, IoError> {
+/// The text of the index, if there is one.
+pub(super) fn read_bytes(shared: &Shared) -> Result<Option<Vec<u8>>, IoError> {
     for path in [shared.paths.index(), shared.paths.old_index()] {
         match shared.disk.read(&path) {
             Err(e) if e.is_not_found() => {}
