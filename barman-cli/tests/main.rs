@@ -4,3 +4,4 @@ mod kills;
 mod one_home;
 mod scene;
 mod walk;
+mod wrong_input;

@@ -105,8 +105,17 @@ impl Catalog for LocalCatalog {
             info.server_name.get_or_insert_with(|| self.shared.paths.server.clone());
             facts::write(&self.shared, &info)?;
         }
-        let space = LocalSpace::open(Arc::clone(&self.shared), info.id)?;
-        Ok((info, Box::new(space)))
+        match LocalSpace::open(Arc::clone(&self.shared), info.id) {
+            Ok(space) => Ok((info, Box::new(space))),
+            Err(error) => {
+                // Nobody else will ever know why it stayed empty. The error that counts is the first one.
+                let _ = self.update(&info.id, &mut |info| {
+                    info.status = Status::Failed;
+                    info.error = Some(format!("failure starting backup ({error})"));
+                });
+                Err(error)
+            }
+        }
     }
 
     fn reopen(&self, id: &BackupId) -> Result<Box<dyn BackupSpace>, CatalogError> {

@@ -11,6 +11,7 @@ use super::{
     WalPlan,
 };
 use crate::catalog::Root;
+use crate::format::timestamp::python_str;
 use crate::model::{
     BackupInfo, Lsn, PgVersion, SegmentName, SegmentNo, SegmentSize, StopPoint, TargetTimeline, Timeline,
     WalFileName,
@@ -275,7 +276,7 @@ impl Log {
                 return Ok(self.reach);
             }
             StopPoint::Lsn(target) => format!("LSN {target}"),
-            StopPoint::Time(target) => format!("time {target}"),
+            StopPoint::Time(target) => format!("time {}", python_str(*target)),
             StopPoint::Xid(xid) => format!("transaction {xid}"),
             StopPoint::Name(name) => format!("restore point '{name}'"),
             // A plain restore replays what it finds; a hole after the end of the backup ends it silently.

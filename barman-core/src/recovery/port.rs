@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 
 use crate::catalog::Root;
 use crate::format::history::TimelineHistory;
+use crate::format::timestamp::python_str;
 use crate::model::{
     BackupId, BackupInfo, Lsn, Oid, RecoveryTarget, SegmentName, Status, Timeline, WalFileName,
 };
@@ -196,7 +197,8 @@ pub enum PlanError {
     },
     /// The target lies before the backup is consistent.
     #[error(
-        "The requested target time {target} is before the backup end time {end}; restore from an older backup, or to {end} or later"
+        "The requested target time {} is before the backup end time {end}; restore from an older backup, or to {end} or later",
+        python_str(*.target), end = python_str(*.end)
     )]
     TimeBeforeEnd {
         /// What was asked.

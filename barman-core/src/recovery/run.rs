@@ -88,7 +88,8 @@ impl Run<'_> {
         places.push(self.plan.destination.join("postmaster.pid"));
         let probes = lane.probe(&places)?;
         let in_use = probes.last().is_some_and(|p| p.kind == ProbeKind::File);
-        for (tree, probe) in self.plan.trees.iter().zip(&probes) {
+        // The data directory is the last tree, and what is wrong with it matters most.
+        for (tree, probe) in self.plan.trees.iter().zip(&probes).rev() {
             self.judge(tree, probe, in_use)?;
         }
         self.enough_room(&probes)?;

@@ -23,6 +23,8 @@ const OLDEST: u32 = 90_600;
 pub struct CheckReport {
     /// In Barman's order.
     pub checks: Vec<Check>,
+    /// Why PostgreSQL could not be reached; Barman's line of it has no hint.
+    pub unreachable: Option<String>,
 }
 
 impl CheckReport {
@@ -50,6 +52,7 @@ impl Server {
             Some(Ok(live)) => report.checks.extend(self.postgres(live)),
             Some(Err(error)) => {
                 ctx.debug(format!("PostgreSQL cannot be reached: {error}"));
+                report.unreachable = Some(error.to_string());
                 report.checks.push(Check::failed("PostgreSQL", ""));
             }
             None => {}
@@ -81,10 +84,17 @@ impl Server {
     /// Whether a backup may start. What keeps it from that is in the error.
     pub(crate) fn ready_for_backup(&self, ctx: &Ctx<'_>) -> Result<(), ServerError> {
         let report = self.check(ctx)?;
+        let hint = |c: &Check| match &report.unreachable {
+            Some(reason) if c.name == "PostgreSQL" => reason.clone(),
+            _ => c.hint.clone(),
+        };
         let failed: Vec<String> = report
             .failures()
             .filter(|c| c.critical)
-            .map(|c| if c.hint.is_empty() { c.name.clone() } else { format!("{} ({})", c.name, c.hint) })
+            .map(|c| match hint(c) {
+                hint if hint.is_empty() => c.name.clone(),
+                hint => format!("{} ({hint})", c.name),
+            })
             .collect();
         if failed.is_empty() {
             Ok(())
