@@ -55,6 +55,11 @@ impl TimelinePath {
         self.stretches.last().map(|(timeline, _)| *timeline)
     }
 
+    /// Where the path leaves a timeline; `None` for the last one, and for those it does not pass.
+    pub(crate) fn left(&self, timeline: Timeline) -> Option<Lsn> {
+        self.stretches.iter().find(|(passed, _)| *passed == timeline).and_then(|(_, left)| *left)
+    }
+
     /// Every timeline passed.
     pub(crate) fn timelines(&self) -> impl Iterator<Item = Timeline> {
         self.stretches.iter().map(|(timeline, _)| *timeline)

@@ -220,11 +220,15 @@ struct Log {
 impl Log {
     fn read(path: &TimelinePath, facts: &Facts<'_>, needs: &Needs) -> Self {
         let timelines: HashSet<Timeline> = path.timelines().collect();
+        // A server that was left behind may have gone on: what it wrote after the switch is not on the path.
+        let on_path = |name: &SegmentName| {
+            name.number(needs.size).is_some_and(|number| path.names(number, needs.size).contains(name))
+        };
         let present: HashSet<SegmentName> = facts
             .wals
             .iter()
             .filter_map(|entry| entry.name.as_segment())
-            .filter(|name| timelines.contains(&name.timeline))
+            .filter(|name| timelines.contains(&name.timeline) && on_path(name))
             .collect();
         let last =
             present.iter().filter_map(|n| n.number(needs.size)).max().map_or(needs.end, |n| n.max(needs.end));
@@ -233,17 +237,18 @@ impl Log {
             let number = SegmentNo::new(number);
             let names = path.names(number, needs.size);
             let start = Lsn::segment_start(number, needs.size).unwrap_or_default();
-            match names.first() {
-                Some(best) if log.present.contains(best) => {
-                    log.reach = start.checked_add(needs.size.bytes()).unwrap_or(start);
-                }
-                Some(best) => {
-                    log.missing = Some((*best, start));
-                    log.reach = start;
-                    break;
-                }
-                None => break,
+            let Some(best) = names.first() else { break };
+            if log.present.contains(best) {
+                log.reach = start.checked_add(needs.size.bytes()).unwrap_or(start);
+                continue;
             }
+            // The segment of a switch may have come from the old timeline only: it serves up to the switch.
+            let older = names.iter().skip(1).find(|name| log.present.contains(name));
+            log.reach = older.and_then(|name| path.left(name.timeline)).unwrap_or(start);
+            if older.is_none() || number < last {
+                log.missing = Some((*best, log.reach));
+            }
+            break;
         }
         log
     }

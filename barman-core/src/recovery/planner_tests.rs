@@ -220,6 +220,31 @@ fn recovery_crosses_to_the_newest_descendant_with_all_its_wal() {
 }
 
 #[test]
+fn what_a_server_wrote_after_it_was_left_behind_is_not_on_the_path() {
+    let info = backup(150_020);
+    let histories = [history(2, 1, "0/5000100")];
+    let mut wish = request(StopPoint::Latest);
+    wish.target.timeline = TargetTimeline::Latest;
+    let mut wals = segments(1, &[3, 4, 5, 6, 7, 8]);
+    wals.push(wal("00000002.history", 1));
+    // The new timeline has a history and no segment yet: the old one's segment of the switch serves up to it.
+    let made = plan(&wish, &info, &histories, &wals).unwrap();
+    assert_eq!(made.reachable, Some("0/5000100".parse().unwrap()));
+    assert!(!copied(&made).iter().any(|name| name == "000000010000000000000006"));
+    wals.extend(segments(2, &[5]));
+    let made = plan(&wish, &info, &histories, &wals).unwrap();
+    assert_eq!(made.reachable, Some("0/6000000".parse().unwrap()));
+    assert!(copied(&made).iter().any(|name| name == "000000020000000000000005"));
+    // A segment of the new timeline is missing before its last one.
+    wals.extend(segments(2, &[7]));
+    let error = plan(&wish, &info, &histories, &wals).unwrap_err().to_string();
+    assert!(error.contains("000000020000000000000006") && error.contains("0/6000000"), "{error}");
+    wals.retain(|entry| entry.name != "000000020000000000000005".parse().unwrap());
+    let error = plan(&wish, &info, &histories, &wals).unwrap_err().to_string();
+    assert!(error.contains("000000020000000000000005") && error.contains("0/5000100"), "{error}");
+}
+
+#[test]
 fn a_foreign_branch_is_not_followed_and_postgresql_is_told_so() {
     let info = backup(150_020);
     let mut wals = segments(1, &[3, 4, 5]);

@@ -1,0 +1,129 @@
+//! Damage in the source, damage in the repository, restores that break off, and clusters that are not what they should be.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
+
+use barman_testkit::pg::{Cluster, StopMode};
+use camino::Utf8Path;
+
+use super::scene::{SERVER, Scene, log_of};
+
+fn flip(path: &Utf8Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn i12_a_corrupt_page_of_the_source_is_named() {
+    let Some(mut scene) = Scene::local(17, |b| b.wal_segment_size_mb(1)) else { return };
+    scene.fill();
+    let table = scene.sql("SELECT pg_relation_filepath('orders')");
+    scene.cluster.stop(StopMode::Fast).unwrap();
+    flip(&scene.cluster.pgdata().join(&table), 8192 * 3 + 5000);
+    scene.cluster.start().unwrap();
+    let run = scene.barman(&["backup", "--wait", SERVER]);
+    let said = format!("{}{}", run.stdout, run.stderr);
+    assert!(said.contains(&format!("Corrupt page: block 3 of {table} ")), "{said}");
+    assert!(said.contains("1 corrupt pages were found in the source"), "{said}");
+    let id = scene.backups().pop().unwrap();
+    assert!(scene.info(&id).contains("status=DONE\n"));
+    let list = fs::read_to_string(scene.base(&id).join(".native/corrupt_pages.tsv")).unwrap();
+    assert!(list.contains(&format!("{table}\t3\t")), "{list}");
+}
+
+#[test]
+fn i24_a_damaged_repository_is_named_and_i23_its_restore_cannot_start() {
+    let Some(scene) = Scene::local(17, |b| b.wal_segment_size_mb(1)) else { return };
+    scene.fill();
+    scene.note("a");
+    let id = scene.backup();
+    scene.archive();
+    let table = scene.sql("SELECT pg_relation_filepath('orders')");
+    let stored = scene.base(&id).join("data").join(&table);
+    flip(&stored, 9000);
+
+    let place = scene.place("damaged");
+    let arguments = scene.restore_arguments(&place, &id, &[]);
+    let said = scene.refused(&arguments.each());
+    assert!(said.contains(stored.as_str()) && said.contains("damaged"), "{said}");
+    assert!(!place.has("global/pg_control"));
+    // Even with the configuration, which had not been written yet.
+    fs::copy(scene.base(&id).join("data/postgresql.conf"), place.pgdata.join("postgresql.conf")).unwrap();
+    let error = Cluster::restored(17, &place.pgdata).start().unwrap_err();
+    assert!(error.to_string().contains("pg_control"), "{error}");
+
+    // The half-made directory is in the way, until it is emptied.
+    flip(&stored, 9000);
+    let said = scene.refused(&arguments.each());
+    assert!(said.contains("is not empty"), "{said}");
+    fs::remove_dir_all(place.pgdata.parent().unwrap()).unwrap();
+    scene.barman(&arguments.each());
+    assert_eq!(log_of(&scene.open(&place)), "a");
+
+    // A file that lost its end, and one that is gone.
+    let whole = fs::read(&stored).unwrap();
+    fs::write(&stored, &whole[..whole.len() - 8192]).unwrap();
+    let said = scene.refused(&scene.restore_arguments(&scene.place("short"), &id, &[]).each());
+    assert!(said.contains(stored.as_str()), "{said}");
+    fs::remove_file(&stored).unwrap();
+    let place = scene.place("gone");
+    let said = scene.refused(&scene.restore_arguments(&place, &id, &[]).each());
+    assert!(said.contains(&table), "{said}");
+    assert!(!place.has("global/pg_control"));
+}
+
+#[test]
+fn i23_a_killed_restore_cannot_start_and_can_be_run_again() {
+    let Some(scene) = Scene::local(15, |b| b) else { return };
+    scene.fill();
+    scene.note("a");
+    let id = scene.backup();
+    let place = scene.place("killed");
+    // Slow enough to be caught in the middle.
+    let arguments = scene.restore_arguments(&place, &id, &["--bwlimit", "4000"]);
+    let mut command = scene.world.barman_command(&arguments.each()).unwrap();
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+    let begun = std::time::Instant::now();
+    while !place.has("base") {
+        assert!(begun.elapsed().as_secs() < 60 && child.try_wait().unwrap().is_none());
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(9));
+    assert!(!place.has("global/pg_control"));
+    fs::remove_dir_all(place.pgdata.parent().unwrap()).unwrap();
+    let place = scene.restore("killed", &id, &[]);
+    assert_eq!(log_of(&scene.open(&place)), "a");
+}
+
+#[test]
+fn a_destination_in_use_is_left_alone() {
+    let Some(scene) = Scene::local(15, |b| b) else { return };
+    scene.fill();
+    let id = scene.backup();
+    let own = scene.cluster.pgdata();
+    let said = scene.refused(&["restore", SERVER, &id, own.as_str()]);
+    assert!(said.contains(own.as_str()), "{said}");
+    // The tablespaces of the running server are in the way even of another directory.
+    let other = scene.place("other");
+    let said = scene.refused(&["restore", SERVER, &id, other.pgdata.as_str()]);
+    assert!(said.contains("for the tablespace") && said.contains("is not empty"), "{said}");
+    assert!(!other.pgdata.exists());
+    assert_eq!(scene.sql("SELECT count(*) FROM precious"), "3000");
+}
+
+#[test]
+fn another_cluster_under_the_same_name_is_refused() {
+    let Some(mut scene) = Scene::local(15, |b| b) else { return };
+    scene.fill();
+    scene.backup();
+    let other =
+        Cluster::builder(15).fresh_initdb().conf("archive_mode", "on").conf("archive_command", "true");
+    let other = other.start().unwrap();
+    scene.world.server(SERVER).conninfo(other.conninfo_tcp());
+    let said = scene.refused(&["backup", SERVER]);
+    assert!(said.contains("systemid coherence"), "{said}");
+    assert_eq!(scene.backups().len(), 1);
+}
