@@ -70,6 +70,7 @@ fn main() -> Outcome<()> {
         standby: false,
         settings_file: None,
         remote: None,
+        compressed: false,
         jobs: 2,
         bandwidth: None,
     };

@@ -10,6 +10,18 @@ pub(crate) fn print_lines(lines: &[String]) {
     }
 }
 
+/// The exit status of a command that ran without an output; a failure is printed.
+pub(crate) fn exit(outcome: Result<(), Failure>) -> std::process::ExitCode {
+    match outcome {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(Failure::Error(text) | Failure::Status(text, _)) => {
+            print_lines(&[format!("ERROR: {text}")]);
+            std::process::ExitCode::from(1)
+        }
+        Err(Failure::Said) => std::process::ExitCode::from(1),
+    }
+}
+
 /// Why a command failed.
 #[derive(Debug)]
 pub(crate) enum Failure {

@@ -17,6 +17,9 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(early) => return early,
     };
+    if let Some(outcome) = commands::run_without_configuration(&arguments.command) {
+        return error::exit(outcome);
+    }
     match app::start(&arguments) {
         Ok(app::Started::Here(app)) => {
             let outcome = commands::run(arguments.command, &app);

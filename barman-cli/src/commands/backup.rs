@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use barman_core::config::ServerConfig;
+use barman_core::format::backup_json;
 use barman_core::server::BackupOptions;
 
 use crate::app::App;
@@ -47,10 +48,10 @@ pub(crate) struct Arguments {
     /// Parallel workers.
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     jobs: Option<u32>,
-    /// Seconds of the window in which workers start (accepted; all workers start at once here).
+    /// Seconds of a window in which only so many workers start.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     jobs_start_batch_period: Option<u32>,
-    /// Workers that may start in a window (accepted; all workers start at once here).
+    /// How many workers may start in a window.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     jobs_start_batch_size: Option<u32>,
     /// Most KiB a second.
@@ -125,7 +126,11 @@ fn one(arguments: &Arguments, server: &ServerConfig, app: &App) -> Result<(), Fa
         wait: arguments.wait,
         wait_timeout: arguments.wait_timeout.map(|s| Duration::from_secs(u64::from(s))),
     };
-    app.open(&config)?.backup(&options, &app.ctx())?;
+    let info = app.open(&config)?.backup(&options, &app.ctx())?;
+    let clock = app.host.clock.as_ref();
+    for (key, value) in backup_json::to_json(&info, &|instant| clock.to_local(instant)) {
+        app.output.put(&key, value);
+    }
     Ok(())
 }
 

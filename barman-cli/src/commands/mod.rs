@@ -2,6 +2,7 @@
 
 mod archive_wal;
 mod backup;
+mod generated;
 mod later;
 mod list_backups;
 mod list_files;
@@ -35,6 +36,13 @@ pub(crate) enum Command {
     /// Show a backup.
     #[command(visible_alias = "show-backups")]
     ShowBackup(show_backup::Arguments),
+
+    /// Print a completion script for a shell.
+    #[command(hide = true)]
+    NativeCompletions(generated::Completions),
+    /// Write manual pages into a directory.
+    #[command(hide = true)]
+    NativeMan(generated::Man),
 
     /// Check that a backup has all its WAL (not in this version).
     #[command(hide = true)]
@@ -86,6 +94,15 @@ pub(crate) enum Command {
     VerifyBackup(later::Arguments),
 }
 
+/// Runs a command that needs no configuration; `None` for all others.
+pub(crate) fn run_without_configuration(command: &Command) -> Option<Result<(), Failure>> {
+    match command {
+        Command::NativeCompletions(arguments) => Some(generated::completions(arguments)),
+        Command::NativeMan(arguments) => Some(generated::man(arguments)),
+        _ => None,
+    }
+}
+
 /// Runs a command.
 pub(crate) fn run(command: Command, app: &App) -> Result<(), Failure> {
     match command {
@@ -97,6 +114,8 @@ pub(crate) fn run(command: Command, app: &App) -> Result<(), Failure> {
         Command::Restore(arguments) => restore::run(&arguments, app),
         Command::ShowBackup(arguments) => show_backup::run(&arguments, app),
         Command::CheckBackup(_) => later::refuse("check-backup"),
+        Command::NativeCompletions(arguments) => generated::completions(&arguments),
+        Command::NativeMan(arguments) => generated::man(&arguments),
         Command::CheckWalArchive(_) => later::refuse("check-wal-archive"),
         Command::CloudWalArchive(_) => later::refuse("cloud-wal-archive"),
         Command::CloudWalRestore(_) => later::refuse("cloud-wal-restore"),

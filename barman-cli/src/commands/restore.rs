@@ -55,6 +55,12 @@ pub(crate) struct Arguments {
     /// Restore to the host that this command reaches.
     #[arg(long, value_name = "COMMAND")]
     remote_ssh_command: Option<String>,
+    /// Compress what crosses the network.
+    #[arg(long, overrides_with = "no_network_compression")]
+    network_compression: bool,
+    /// Do not compress it.
+    #[arg(long)]
+    no_network_compression: bool,
     /// Where WAL is put for a point-in-time recovery.
     #[arg(long, value_name = "DIRECTORY")]
     staging_wal_directory: Option<Utf8PathBuf>,
@@ -107,6 +113,7 @@ pub(crate) fn run(arguments: &Arguments, app: &App) -> Result<(), Failure> {
         standby: arguments.standby_mode,
         settings_file: arguments.recovery_conf_filename.clone(),
         remote: arguments.remote_ssh_command.clone(),
+        compressed: compressed(arguments, config)?,
         jobs: arguments
             .jobs
             .map_or_else(|| usize::try_from(config.options.parallel_jobs).unwrap_or(1), |j| j as usize),
@@ -283,6 +290,18 @@ fn delivery(arguments: &Arguments, config: &ServerConfig) -> Result<WalDelivery,
         restore_command: words.into_iter().filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" "),
         comment: Some("The 'barman-wal-restore' command is provided in the 'barman-cli' package".to_owned()),
     })
+}
+
+fn compressed(arguments: &Arguments, config: &ServerConfig) -> Result<bool, Failure> {
+    if arguments.network_compression && arguments.remote_ssh_command.is_none() {
+        return Err(Failure::Error(
+            "Network compression can only be used with remote recovery.\n\
+             HINT: If you want to do a remote recovery you have to use the --remote-ssh-command option"
+                .to_owned(),
+        ));
+    }
+    let wanted = arguments.network_compression || config.options.network_compression;
+    Ok(wanted && !arguments.no_network_compression && arguments.remote_ssh_command.is_some())
 }
 
 fn absolute(path: &Utf8PathBuf) -> Result<Utf8PathBuf, Failure> {

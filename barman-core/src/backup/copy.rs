@@ -299,9 +299,15 @@ impl Run<'_> {
     ) -> Result<Vec<Harvest>, BackupError> {
         let (sender, results) = mpsc::channel();
         std::thread::scope(|scope| {
-            for _ in 0..count {
+            let (batch, period) = self.job.start_batch;
+            for number in 0..count {
                 let sender = sender.clone();
+                let wait = period * u32::try_from(number / batch.max(1)).unwrap_or(0);
                 scope.spawn(move || {
+                    if let Err(cancelled) = shared.ctx.clock.pause(wait, shared.stop) {
+                        let _ = sender.send(Err(cancelled.into()));
+                        return;
+                    }
                     // The receiver outlives the scope; a failed send could only mean that nobody listens.
                     let _ = sender.send(work(shared));
                 });

@@ -48,6 +48,8 @@ pub struct BackupJob {
     pub immediate_checkpoint: bool,
     /// Parallel workers, at least 1.
     pub jobs: usize,
+    /// At most so many workers start within such a time, so that the host is not hit by all at once.
+    pub start_batch: (usize, Duration),
     /// How often a copy that broke off is taken up again.
     pub retry_times: u32,
     /// Pause before each further attempt.

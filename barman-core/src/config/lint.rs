@@ -63,12 +63,6 @@ pub fn refusals(server: &ServerConfig, operation: Operation) -> Vec<String> {
         let stops: &[Operation] = if options.archiver { &[Receive] } else { &[Receive, Backup, Archive] };
         lacking("streaming_archiver", "on", stops);
     }
-    if options.tablespace_bandwidth_limit.is_some() {
-        lacking("tablespace_bandwidth_limit", "(set)", &[Backup]);
-    }
-    if options.worm_mode {
-        lacking("worm_mode", "on", &[Backup, Delete]);
-    }
     if server.is_passive() {
         lacking("primary_ssh_command", "(a passive node)", &[Sync]);
     }
@@ -112,9 +106,6 @@ pub fn remarks(server: &ServerConfig, operation: Operation) -> Vec<String> {
     }
     if options.backup_options.exclusive_backup {
         found.push(format!("exclusive_backup of server '{name}' is carried out as a concurrent backup"));
-    }
-    if options.network_compression {
-        found.push(format!("network_compression of server '{name}' has no effect in this version"));
     }
     found
 }

@@ -2,6 +2,7 @@
 //! [`crate::model`] values.
 
 pub mod backup_info;
+pub mod backup_json;
 pub mod conninfo;
 pub mod ini;
 pub mod interval;

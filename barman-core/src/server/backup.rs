@@ -159,6 +159,10 @@ impl Server {
             id: info.id,
             immediate_checkpoint: options.immediate_checkpoint,
             jobs: usize::try_from(options.parallel_jobs).unwrap_or(1).max(1),
+            start_batch: (
+                usize::try_from(options.parallel_jobs_start_batch_size).unwrap_or(1).max(1),
+                Duration::from_secs(u64::try_from(options.parallel_jobs_start_batch_period).unwrap_or(0)),
+            ),
             retry_times: u32::try_from(options.basebackup_retry_times).unwrap_or(0),
             retry_sleep: Duration::from_secs(u64::try_from(options.basebackup_retry_sleep).unwrap_or(0)),
             bandwidth: self.bandwidth(),

@@ -40,11 +40,23 @@ impl Server {
         Ok(Box::new(PgBackupServer::new(session)))
     }
 
-    /// The transport for an ssh command; this host without one.
-    pub(crate) fn transport_by(&self, ssh_command: Option<&str>) -> Result<Arc<dyn Transport>, ServerError> {
+    /// The transport for an ssh command; this host without one. With `compressed` what crosses the network is compressed
+    /// by ssh.
+    pub(crate) fn transport_by(
+        &self,
+        ssh_command: Option<&str>,
+        compressed: bool,
+    ) -> Result<Arc<dyn Transport>, ServerError> {
         let host = &self.host;
-        let opened =
-            transport::open(ssh_command, Prefer::Program, &host.ssh, Arc::clone(&host.disk), &host.cancel)?;
+        let command =
+            ssh_command.map(|c| if compressed { format!("{c} -o Compression=yes") } else { c.to_owned() });
+        let opened = transport::open(
+            command.as_deref(),
+            Prefer::Program,
+            &host.ssh,
+            Arc::clone(&host.disk),
+            &host.cancel,
+        )?;
         Ok(opened.transport)
     }
 }

@@ -22,7 +22,7 @@ use camino::Utf8PathBuf;
 
 use crate::catalog::{CatalogPaths, LocalCatalog};
 use crate::codec::{self, CustomFilters, Level, Method};
-use crate::config::{CompressionLevel, Globals, Operation, ServerConfig, refusals};
+use crate::config::{CompressionLevel, Globals, Operation, ServerConfig, refusals, remarks};
 use crate::ctx::{Cancel, Clock, Ctx};
 use crate::io::{Disk, Locks};
 use crate::model::ServerName;
@@ -150,7 +150,7 @@ impl Server {
         if operation.stops() && !refused.is_empty() {
             return Err(ServerError::Unsupported { what: refused.join("; ") });
         }
-        for text in refused {
+        for text in refused.into_iter().chain(remarks(&self.config, operation)) {
             ctx.warn(text);
         }
         Ok(())
@@ -158,7 +158,8 @@ impl Server {
 
     /// The transport to the PostgreSQL host: this host when no ssh_command is configured.
     pub(crate) fn transport(&self) -> Result<Arc<dyn Transport>, ServerError> {
-        self.transport_by(self.config.options.ssh_command.as_deref())
+        let command = self.config.options.ssh_command.as_deref();
+        self.transport_by(command, self.config.options.network_compression)
     }
 
     /// Makes the directories of the server that are missing.

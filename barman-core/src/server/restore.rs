@@ -31,6 +31,8 @@ pub struct RestoreOptions {
     pub settings_file: Option<String>,
     /// How to reach the host of the destination; this host when `None`.
     pub remote: Option<String>,
+    /// Compress what crosses the network to that host.
+    pub compressed: bool,
     /// Parallel workers, at least 1.
     pub jobs: usize,
     /// Most bytes a second.
@@ -99,7 +101,7 @@ impl Server {
             ctx.warn(warning);
         }
         let reader = self.catalog.open(id)?;
-        let transport = self.transport_by(options.remote.as_deref())?;
+        let transport = self.transport_by(options.remote.as_deref(), options.compressed)?;
         let run = RunOptions { jobs: options.jobs, bandwidth: options.bandwidth };
         let report = recovery::run(&plan, reader.as_ref(), &self.wal, transport.as_ref(), &run, ctx)?;
         if report.unverified > 0 {
