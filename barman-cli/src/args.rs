@@ -1,5 +1,6 @@
 //! The command line: global options, and the table of commands.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use camino::Utf8PathBuf;
@@ -83,6 +84,11 @@ pub(crate) fn parse() -> Result<Arguments, ExitCode> {
         Arguments::try_parse_from(given)
     };
     parsed.map_err(|error| {
+        if error.kind() == ErrorKind::DisplayVersion {
+            // As Barman: the version first, without the program's name.
+            let _ = writeln!(std::io::stdout(), "{VERSION}");
+            return ExitCode::SUCCESS;
+        }
         // A reader that went away is no failure.
         let _ = error.print();
         match error.kind() {
