@@ -137,7 +137,8 @@ pub fn delete(
 ) -> Result<PrunePlan, PruneError> {
     let by_id = index(catalog);
     let target = by_id.get(&id).ok_or(PruneError::Unknown(id))?;
-    let all = catalog.iter().map(|h| h.backup);
+    // One of which a deletion was begun cannot be counted on any more.
+    let all = catalog.iter().filter(|h| !h.deleting || h.backup.id == id).map(|h| h.backup);
     redundancy::may_delete(target.backup, target.keep, all, minimum_redundancy)
         .map_err(|refusal| PruneError::Refused { id, refusal })?;
     let chains = Chains::new(catalog.iter().map(|h| h.backup));

@@ -142,6 +142,11 @@ pub fn evaluate(
     for held in newest_first.iter().filter(|h| !h.backup.is_incremental()) {
         let backup = held.backup;
         let (verdict, by_rank) = match backup.status {
+            // It is half gone: nothing can rest on it, and it takes nobody's place. (With Barman it does.)
+            _ if held.deleting => {
+                let begun = Verdict { status: RetentionStatus::Obsolete, reason: Reason::DeletionBegun };
+                (begun, begun.status)
+            }
             Status::Done => ranked.next(held),
             status => {
                 let none = Verdict { status: RetentionStatus::None, reason: Reason::Status(status) };
@@ -395,6 +400,7 @@ mod tests {
         let mut all = held(&backups);
         all[1].deleting = true;
         assert_eq!(states("REDUNDANCY 5", &all, 0, now()), ["OBSOLETE", "VALID"]);
+        assert_eq!(states("REDUNDANCY 1", &all, 0, now()), ["OBSOLETE", "VALID"], "it takes no place");
     }
 
     #[test]
