@@ -47,6 +47,7 @@ impl Locks {
         let why = match purpose {
             Purpose::Restore => "a restore",
             Purpose::Parent => "a backup that takes files from it",
+            Purpose::Annotation => "a change of its keep",
         };
         self.locks.share(&name, why, &self.ctx(&Cancel::new())).map_err(|e| busy(id, e))
     }

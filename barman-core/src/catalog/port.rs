@@ -197,6 +197,8 @@ pub enum Purpose {
     Restore,
     /// A backup takes files from it.
     Parent,
+    /// Its annotations are being changed.
+    Annotation,
 }
 
 /// Keeps a backup from removal while it lives.

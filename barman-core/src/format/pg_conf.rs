@@ -86,6 +86,22 @@ pub fn neutralise(content: &[u8]) -> Neutralised {
     result
 }
 
+/// Whether a `recovery.conf` (before PostgreSQL 12) asks for a standby: `standby_mode` with a true value, of several the
+/// last. Keys do not heed case; a boolean may be cut short as long as it is clear (`guc.c`, `parse_bool`).
+pub fn asks_for_standby(content: &[u8]) -> bool {
+    let mut standby = false;
+    for line in content.split(|b| *b == b'\n') {
+        let Some((key, value)) = setting(line) else { continue };
+        if key.eq_ignore_ascii_case("standby_mode") {
+            let value = value.split('#').next().unwrap_or_default().trim().trim_matches('\'').trim();
+            let value = value.to_ascii_lowercase();
+            let cut = |word: &str, least: usize| value.len() >= least && word.starts_with(value.as_str());
+            standby = value == "1" || cut("on", 2) || cut("true", 1) || cut("yes", 1);
+        }
+    }
+    standby
+}
+
 /// Key and value of an active line; `None` for empty lines and comments. Keys are compared as written.
 fn setting(line: &[u8]) -> Option<(&str, String)> {
     let line = line.trim_ascii();
@@ -107,6 +123,23 @@ mod tests {
 
     fn line(number: usize, key: &str, value: Option<&str>) -> Line {
         Line { number, key: key.to_owned(), value: value.map(str::to_owned) }
+    }
+
+    #[test]
+    fn a_standby_is_asked_for_by_any_true_value() {
+        for (text, expected) in [
+            ("", false),
+            ("standby_mode = 'on'\n", true),
+            ("# standby_mode = on\n", false),
+            ("STANDBY_MODE=TRUE # yes\n", true),
+            ("standby_mode 't'", true),
+            ("standby_mode = 'off'\n", false),
+            ("standby_mode = on\nstandby_mode = off\n", false),
+            ("standby_mode = o\n", false),
+            ("restore_command = 'standby_mode = on'\n", false),
+        ] {
+            assert_eq!(asks_for_standby(text.as_bytes()), expected, "{text}");
+        }
     }
 
     #[test]

@@ -290,6 +290,23 @@ impl Locks {
         }
     }
 
+    /// Who holds a lock now, alone or together with others ([`Self::share`]); None when nobody does.
+    pub fn user(&self, name: &LockName) -> Result<Option<Holder>, IoError> {
+        let path = self.path(name);
+        loop {
+            let file = match open(&path, false) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+                other => other.context("open the lock file", &path)?,
+            };
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(None),
+                Err(Errno::WOULDBLOCK) => return Ok(Some(read_holder(&file))),
+                Err(Errno::INTR) => {}
+                other => other.context("lock", &path)?,
+            }
+        }
+    }
+
     /// Whether somebody holds a lock now.
     pub fn is_held(&self, name: &LockName) -> Result<bool, IoError> {
         Ok(self.holder(name)?.is_some())

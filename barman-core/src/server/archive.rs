@@ -9,7 +9,7 @@ use crate::ctx::Ctx;
 use crate::io::{LockError, LockName};
 use crate::model::{BackupId, BackupInfo, Status, WalFileName};
 use crate::policy::check_backup::{Completeness, completeness};
-use crate::wal::{Source, Taken, TakenHow, WalArchive};
+use crate::wal::{Rebuilt, Source, Taken, TakenHow, WalArchive};
 
 /// How often a waiting backup looks for its WAL.
 const POLL: Duration = Duration::from_millis(100);
@@ -50,6 +50,12 @@ impl Server {
         Ok(outcome)
     }
 
+    /// `rebuild-xlogdb`: makes the index anew from the files of the archive.
+    pub fn rebuild_index(&self, ctx: &Ctx<'_>) -> Result<Rebuilt, ServerError> {
+        self.enabled()?;
+        Ok(self.wal.rebuild_index(ctx)?)
+    }
+
     /// Archives without a word to the user, as commands do on their way.
     pub(crate) fn archive_quietly(&self, ctx: &Ctx<'_>) -> Result<(), ServerError> {
         let outcome = self.archive_wal(ctx)?;
@@ -86,6 +92,37 @@ impl Server {
             }
             info.error = verdict.error();
         })?)
+    }
+
+    /// What `check-backup` finds and records; the caller keeps the backup from being removed. One that was DONE and has
+    /// lost WAL becomes FAILED, as with Barman: it cannot be restored, and must not count as if it could.
+    pub(crate) fn judge_backup(&self, id: &BackupId) -> Result<BackupInfo, ServerError> {
+        let info = self.catalog.get(id)?;
+        match info.status {
+            Status::Failed => return Err(ServerError::AlreadyFailed),
+            Status::WaitingForWals | Status::Done => {}
+            // Its end is not known yet.
+            _ => return Ok(info),
+        }
+        let verdict = self.completeness_of(&info)?;
+        let moves = match verdict {
+            Completeness::Complete => info.status == Status::WaitingForWals,
+            Completeness::Missing(_) => true,
+            Completeness::Waiting | Completeness::Unknown => false,
+        };
+        if !moves {
+            return Ok(info);
+        }
+        let info = self.catalog.update(id, &mut |info| {
+            if let Some(status) = verdict.status() {
+                info.status = status;
+            }
+            info.error = verdict.error();
+        })?;
+        match verdict.error() {
+            Some(reason) => Err(ServerError::MarkedFailed { reason }),
+            None => Ok(info),
+        }
     }
 
     pub(crate) fn completeness_of(&self, info: &BackupInfo) -> Result<Completeness, ServerError> {

@@ -78,13 +78,78 @@ pub enum ServerError {
         /// The time waited.
         seconds: u64,
     },
-    /// A backup may not be deleted.
-    #[error("backup {id} was not deleted: {reason}")]
+    /// A backup may not be deleted; why was told as a warning. (Barman prints all facts of the backup here.)
+    #[error("Cannot delete backup ({server} {id})")]
     NotDeleted {
+        /// The server.
+        server: ServerName,
         /// The backup.
         id: BackupId,
+    },
+    /// Another backup or deletion works on the server.
+    #[error("Another process in running on server {server}. Impossible to delete the backup.")]
+    DeletionBlocked {
+        /// The server.
+        server: ServerName,
+        /// Who holds the lock, since when and why.
+        #[source]
+        source: LockError,
+    },
+    /// Somebody works with the backup.
+    #[error("Another process is holding the lock for backup {id} of server {server}.\nDETAILS: {holder}")]
+    BackupInUse {
+        /// The server.
+        server: ServerName,
+        /// The backup.
+        id: BackupId,
+        /// Who, since when and why.
+        holder: String,
+    },
+    /// A backup cannot be kept.
+    #[error("{reason}")]
+    NotKept {
         /// Barman's words.
         reason: String,
+    },
+    /// WAL is missing that a backup needs.
+    #[error("This backup has been marked as FAILED due to the following reason: {reason}")]
+    MarkedFailed {
+        /// What is missing.
+        reason: String,
+    },
+    /// Whether a failed backup has its WAL is of no interest.
+    #[error("The validity of a failed backup cannot be checked")]
+    AlreadyFailed,
+    /// A checkpoint cannot be asked for.
+    #[error("Barman switch-wal --force requires superuser rights or the 'pg_checkpoint' role")]
+    MayNotForce,
+    /// PostgreSQL did not close the segment.
+    #[error("Unable to perform pg_switch_wal for server '{server}'.")]
+    Switch {
+        /// The server.
+        server: ServerName,
+        /// Why.
+        #[source]
+        source: PgError,
+    },
+    /// A process was not ended.
+    #[error("Termination of {task} failed: {reason} for server {server}")]
+    NotTerminated {
+        /// What it does.
+        task: String,
+        /// For which server.
+        server: ServerName,
+        /// Why not.
+        reason: String,
+    },
+    /// The file that WAL should go to cannot be made.
+    #[error("Unable to open '{path}' file: {}", reason(source))]
+    Output {
+        /// The file.
+        path: camino::Utf8PathBuf,
+        /// Why.
+        #[source]
+        source: IoError,
     },
     /// Taking the backup failed.
     #[error("{error}")]
@@ -129,6 +194,11 @@ pub enum ServerError {
     /// The operation was cancelled.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
+}
+
+/// The system's words below an error of the file system.
+fn reason(error: &IoError) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 impl From<BackupError> for ServerError {

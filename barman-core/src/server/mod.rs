@@ -7,13 +7,21 @@ mod archive;
 mod backup;
 mod check;
 mod connect;
+mod cron;
+mod delete;
 mod error;
 mod files;
+mod get_wal;
 mod identity;
+mod keep;
 mod listing;
 mod manifest;
+mod models;
+mod processes;
 mod prune;
+mod put_wal;
 mod restore;
+mod switch_wal;
 mod wal_stats;
 
 use std::sync::Arc;
@@ -33,11 +41,15 @@ use crate::wal::{Compression, LocalWalArchive, WalOptions, WalPaths};
 pub use archive::ArchiveOutcome;
 pub use backup::BackupOptions;
 pub use check::CheckReport;
+pub use cron::{CronGuard, CronStart};
 pub use error::ServerError;
 pub use files::FileTarget;
+pub use get_wal::Caller;
 pub use listing::{CopyFigures, ListedBackup, Overview, ShownBackup, copy_figures, saved};
+pub use processes::Process;
 pub use prune::Pruned;
 pub use restore::{RestoreOptions, RestoreOutcome};
+pub use switch_wal::Switch;
 pub use wal_stats::{BackupWal, WalSpan, WalStats};
 
 /// What the operations need of the process that runs them. The CLI fills it.
@@ -143,9 +155,7 @@ impl Server {
     /// An error when the server is disabled, or when the configuration asks the operation for something that this
     /// version cannot do. Where the operation goes on regardless, it is told of it.
     pub(crate) fn usable(&self, operation: Operation, ctx: &Ctx<'_>) -> Result<(), ServerError> {
-        if let Some(message) = self.config.messages.first() {
-            return Err(ServerError::Disabled { message: message.clone() });
-        }
+        self.enabled()?;
         let refused = refusals(&self.config, operation);
         if operation.stops() && !refused.is_empty() {
             return Err(ServerError::Unsupported { what: refused.join("; ") });
@@ -154,6 +164,14 @@ impl Server {
             ctx.warn(text);
         }
         Ok(())
+    }
+
+    /// An error when the configuration of the server has an error.
+    pub(crate) fn enabled(&self) -> Result<(), ServerError> {
+        match self.config.messages.first() {
+            Some(message) => Err(ServerError::Disabled { message: message.clone() }),
+            None => Ok(()),
+        }
     }
 
     /// The transport to the PostgreSQL host: this host when no ssh_command is configured.

@@ -9,12 +9,12 @@ use crate::ctx::Ctx;
 use crate::format::history::TimelineHistory;
 use crate::io::LockName;
 use crate::model::{BackupId, BackupInfo, Keep, Timeline, WalFileName};
-use crate::policy::prune::{self, Archive, PrunePlan};
+use crate::policy::prune::{self, Archive};
 use crate::policy::reachability::{Fork, Histories};
 use crate::policy::{Held, retention};
 use crate::wal::{WalArchive, WalEntry, WalRange};
 
-/// What a prune did.
+/// What a deletion did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pruned {
     /// Backups removed, in order.
@@ -62,7 +62,8 @@ impl Server {
             if let Some(keep) = self.catalog.kept(&backup.id)? {
                 keeps.insert(backup.id, keep);
             }
-            if self.locks.is_held(&LockName::BackupId(self.name().clone(), backup.id))? {
+            // Restores hold it together.
+            if self.locks.user(&LockName::BackupId(self.name().clone(), backup.id))?.is_some() {
                 in_use.push(backup.id);
             }
         }
@@ -124,18 +125,11 @@ impl Server {
             return Ok(());
         }
         ctx.info("WAL segments preceding the current backup have been found:");
+        self.wal.remove(plan.wal.removable())?;
         for name in plan.wal.removable() {
             ctx.info(format!("\t{name} from server {} has been removed", self.name()));
         }
-        self.wal.remove(plan.wal.removable())?;
         Ok(())
-    }
-
-    /// The plan of a deletion that a user asked for.
-    pub fn plan_delete(&self, id: BackupId) -> Result<PrunePlan, ServerError> {
-        let estate = self.estate()?;
-        let minimum = self.config.options.minimum_redundancy.0;
-        Ok(prune::delete(id, &estate.held(), minimum, estate.archive())?)
     }
 
     /// The verdicts of the configured retention policy, none without one.
@@ -149,20 +143,6 @@ impl Server {
             item.deleting = deleting.contains(&item.backup.id);
         }
         Ok(retention::evaluate(policy, &held, self.config.options.minimum_redundancy.0, ctx.clock.now()))
-    }
-
-    /// Carries out a plan: backups in its order, then the WAL that nobody needs any more.
-    pub fn carry_out(&self, plan: &PrunePlan, ctx: &Ctx<'_>) -> Result<Pruned, ServerError> {
-        let mut done = Pruned::default();
-        for deletion in &plan.deletions {
-            ctx.cancel.check()?;
-            self.catalog.remove(&deletion.id, ctx)?;
-            done.backups.push(deletion.id);
-        }
-        let names = plan.wal.removable();
-        self.wal.remove(names)?;
-        done.wal = names.to_vec();
-        Ok(done)
     }
 
     /// Backups that may be resolved by a user's argument.

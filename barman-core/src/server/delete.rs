@@ -1,0 +1,169 @@
+//! `delete`, and the retention of `cron`: plans of the policy, carried out and told in Barman's words.
+
+use super::{Pruned, Server, ServerError};
+use crate::catalog::{Catalog, CatalogError};
+use crate::config::Operation;
+use crate::ctx::Ctx;
+use crate::format::text::human_duration;
+use crate::format::timestamp::ctime;
+use crate::io::{LockError, LockName};
+use crate::model::{BackupId, BackupInfo};
+use crate::policy::prune::{self, PruneError, PrunePlan, Spared, WalPlan};
+use crate::policy::redundancy::Refusal;
+
+/// For whom a plan is carried out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum For {
+    User,
+    Retention,
+}
+
+impl Server {
+    /// Deletes a backup with the incrementals that need it, and the WAL that nobody needs any more.
+    ///
+    /// # Errors
+    /// [`ServerError::NotDeleted`] when it is kept or one of too few, [`ServerError::BackupInUse`] and
+    /// [`ServerError::DeletionBlocked`] when somebody works with it or on the server.
+    pub fn delete(&self, id: BackupId, ctx: &Ctx<'_>) -> Result<Pruned, ServerError> {
+        self.usable(Operation::Delete, ctx)?;
+        let name = LockName::Backup(self.name().clone());
+        let _lock =
+            self.locks.try_lock(&name, "the deletion of a backup", ctx).map_err(|error| match error {
+                source @ LockError::Busy { .. } => {
+                    ServerError::DeletionBlocked { server: self.name().clone(), source }
+                }
+                other => other.into(),
+            })?;
+        let plan = self.plan_delete(id, ctx)?;
+        if plan.deletions.len() > 1 {
+            ctx.warn(format!(
+                "Backup {id} has incremental backups which depend on it. Deleting all backups in the tree"
+            ));
+        }
+        self.carry_out(&plan, For::User, ctx)
+    }
+
+    /// The plan of a deletion that a user asked for. Nothing is touched.
+    ///
+    /// # Errors
+    /// See [`Self::delete`].
+    pub fn plan_delete(&self, id: BackupId, ctx: &Ctx<'_>) -> Result<PrunePlan, ServerError> {
+        let estate = self.estate()?;
+        let minimum = self.config.options.minimum_redundancy.0;
+        let refused = match prune::delete(id, &estate.held(), minimum, estate.archive()) {
+            Err(PruneError::Refused { id, refusal }) => (id, refusal),
+            other => return Ok(other?),
+        };
+        match refused {
+            (id, Refusal::InUse) => Err(self.in_use(id)),
+            (member, refusal) => {
+                if let Some(backup) = estate.backups.iter().find(|b| b.id == member) {
+                    ctx.warn(refusal.message(backup, self.name()));
+                }
+                Err(ServerError::NotDeleted { server: self.name().clone(), id })
+            }
+        }
+    }
+
+    /// The plan of what the retention policy does not want any more, `None` without a policy.
+    pub fn plan_retention(&self, ctx: &Ctx<'_>) -> Result<Option<PrunePlan>, ServerError> {
+        if self.config.retention_policy().is_none() {
+            return Ok(None);
+        }
+        let estate = self.estate()?;
+        let verdicts = self.retention(ctx)?;
+        Ok(Some(prune::enforce(&verdicts, &estate.held(), estate.archive())))
+    }
+
+    /// Deletes what the retention policy does not want any more, each chain from its leaves.
+    pub fn enforce_retention(&self, ctx: &Ctx<'_>) -> Result<Pruned, ServerError> {
+        self.finish_removals(ctx)?;
+        let Some(plan) = self.plan_retention(ctx)? else { return Ok(Pruned::default()) };
+        if plan.deletions.is_empty() && plan.spared.is_empty() {
+            return Ok(Pruned::default());
+        }
+        self.usable(Operation::Delete, ctx)?;
+        for (id, why) in &plan.spared {
+            // Who works with it says nothing wrong; one that a wanted incremental needs is a contradiction.
+            let text = format!("Backup {id} of server {} is obsolete and stays: {why}", self.name());
+            if *why == Spared::InUse { ctx.info(text) } else { ctx.warn(text) }
+        }
+        self.carry_out(&plan, For::Retention, ctx)
+    }
+
+    /// Removals that were cut short after the facts of the backup had gone: nobody else would find them again.
+    fn finish_removals(&self, ctx: &Ctx<'_>) -> Result<(), ServerError> {
+        let known: Vec<BackupId> = self.catalog.list()?.iter().map(|b| b.id).collect();
+        for id in self.catalog.removals_pending()?.into_iter().filter(|id| !known.contains(id)) {
+            ctx.info(format!("Finishing the deletion of backup {id} for server {}", self.name()));
+            self.catalog.remove(&id, ctx)?;
+        }
+        Ok(())
+    }
+
+    /// Backups first, in the order of the plan; with the last of them the WAL that nobody needs any more.
+    fn carry_out(&self, plan: &PrunePlan, on_behalf: For, ctx: &Ctx<'_>) -> Result<Pruned, ServerError> {
+        let name = self.name();
+        let mut done = Pruned::default();
+        for (at, deletion) in plan.deletions.iter().enumerate() {
+            ctx.cancel.check()?;
+            let id = deletion.id;
+            if on_behalf == For::Retention {
+                ctx.info(format!("Enforcing retention policy: removing backup {id} for server {name}"));
+            }
+            let (start, began) = (ctx.clock.now(), ctx.clock.monotonic());
+            ctx.info(format!("Deleting backup {id} for server {name}"));
+            self.catalog.remove(&id, ctx).map_err(|error| match error {
+                CatalogError::Busy { id, .. } => self.in_use(id),
+                other => other.into(),
+            })?;
+            done.backups.push(id);
+            if at + 1 == plan.deletions.len() && matches!(plan.wal, WalPlan::Parted(_)) {
+                let wal = plan.wal.removable();
+                ctx.info("Delete associated WAL segments:");
+                for file in wal {
+                    ctx.info(format!("\t{file}"));
+                }
+                self.wal_remove(wal)?;
+                done.wal = wal.to_vec();
+            }
+            let elapsed = ctx.clock.monotonic().saturating_sub(began);
+            ctx.info(format!(
+                "Deleted backup {id} (start time: {}, elapsed time: {})",
+                ctime(start),
+                human_duration(elapsed.try_into().unwrap_or_default())
+            ));
+        }
+        Ok(done)
+    }
+
+    fn wal_remove(&self, names: &[crate::model::WalFileName]) -> Result<(), ServerError> {
+        use crate::wal::WalArchive;
+        self.wal.remove(names)?;
+        Ok(())
+    }
+
+    pub(crate) fn in_use(&self, id: BackupId) -> ServerError {
+        let name = LockName::BackupId(self.name().clone(), id);
+        let holder = match self.locks.user(&name) {
+            Ok(Some(holder)) => holder.to_string(),
+            _ => "it was released meanwhile; try again".to_owned(),
+        };
+        ServerError::BackupInUse { server: self.name().clone(), id, holder }
+    }
+
+    /// `check-backup`: compares a backup with the archive, and records what follows.
+    ///
+    /// # Errors
+    /// [`ServerError::AlreadyFailed`], [`ServerError::MarkedFailed`].
+    pub fn check_backup(&self, id: &BackupId, ctx: &Ctx<'_>) -> Result<BackupInfo, ServerError> {
+        self.enabled()?;
+        let name = LockName::BackupId(self.name().clone(), *id);
+        let lock = self.locks.try_lock(&name, "the check of the backup's WAL", ctx);
+        let _lock = lock.map_err(|error| match error {
+            LockError::Busy { .. } => self.in_use(*id),
+            other => other.into(),
+        })?;
+        self.judge_backup(id)
+    }
+}
