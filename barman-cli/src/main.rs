@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         Ok(app::Started::Elsewhere(status)) => status,
         Err(lines) => {
             error::print_lines(&lines);
-            ExitCode::from(1)
+            ExitCode::from(commands::early_status(&arguments.command))
         }
     }
 }

@@ -1,7 +1,11 @@
 //! Behaviour of the commands, a module each.
 
+mod cron;
+mod deleting;
+mod hand_made;
 mod kills;
 mod one_home;
 mod scene;
+mod wal_commands;
 mod walk;
 mod wrong_input;

@@ -1,14 +1,28 @@
 //! The commands, a file each: arguments, one call into the library, and how its result is drawn.
 
+mod active;
 mod archive_wal;
 mod backup;
+mod check_backup;
+mod config_switch;
+mod cron;
+mod delete;
+mod detach;
 mod generated;
+mod get_wal;
+mod keep;
 mod later;
 mod list_backups;
 mod list_files;
 mod list_servers;
+mod lock_directory_cleanup;
+mod plan;
+mod processes;
+mod put_wal;
+mod rebuild_xlogdb;
 mod restore;
 mod show_backup;
+mod switch_wal;
 
 use clap::Subcommand;
 
@@ -22,6 +36,21 @@ pub(crate) enum Command {
     ArchiveWal(archive_wal::Arguments),
     /// Take a backup of one or more servers.
     Backup(backup::Arguments),
+    /// Check that a backup has all its WAL.
+    CheckBackup(check_backup::Arguments),
+    /// Put a configuration model over a server's configuration.
+    ConfigSwitch(config_switch::Arguments),
+    /// Do what is due for all servers; to be run every minute.
+    Cron(cron::Arguments),
+    /// Delete a backup and the WAL that nobody needs any more.
+    Delete(delete::Arguments),
+    /// Send a WAL file to stdout or into a directory.
+    GetWal(get_wal::Arguments),
+    /// Keep a backup from retention and deletion.
+    Keep(keep::Arguments),
+    /// List the processes that work for a server.
+    #[command(visible_alias = "list-process")]
+    ListProcesses(processes::ListArguments),
     /// List the backups of one or more servers.
     #[command(visible_alias = "list-backup")]
     ListBackups(list_backups::Arguments),
@@ -30,12 +59,23 @@ pub(crate) enum Command {
     /// List the configured servers.
     #[command(visible_alias = "list-server")]
     ListServers(list_servers::Arguments),
+    /// Remove locks that nobody holds.
+    LockDirectoryCleanup(lock_directory_cleanup::Arguments),
+    /// Take WAL files that barman-wal-archive sends.
+    PutWal(put_wal::Arguments),
+    /// Make the index of the WAL archive anew from its files.
+    RebuildXlogdb(rebuild_xlogdb::Arguments),
     /// Restore a backup, to its end or to a point in time.
     #[command(visible_alias = "recover")]
     Restore(restore::Arguments),
     /// Show a backup.
     #[command(visible_alias = "show-backups")]
     ShowBackup(show_backup::Arguments),
+    /// Close the current WAL segment of a server.
+    #[command(visible_alias = "switch-xlog")]
+    SwitchWal(switch_wal::Arguments),
+    /// End a process that works for a server.
+    TerminateProcess(processes::TerminateArguments),
 
     /// Print a completion script for a shell.
     #[command(hide = true)]
@@ -44,9 +84,6 @@ pub(crate) enum Command {
     #[command(hide = true)]
     NativeMan(generated::Man),
 
-    /// Check that a backup has all its WAL (not in this version).
-    #[command(hide = true)]
-    CheckBackup(later::Arguments),
     /// Check a server's archive before its first use (not in this version).
     #[command(hide = true)]
     CheckWalArchive(later::Arguments),
@@ -56,9 +93,6 @@ pub(crate) enum Command {
     /// Restore WAL from the cloud (not in this version).
     #[command(hide = true)]
     CloudWalRestore(later::Arguments),
-    /// Apply a configuration model (not in this version).
-    #[command(hide = true)]
-    ConfigSwitch(later::Arguments),
     /// Change configuration options (not in this version).
     #[command(hide = true)]
     ConfigUpdate(later::Arguments),
@@ -108,18 +142,28 @@ pub(crate) fn run(command: Command, app: &App) -> Result<(), Failure> {
     match command {
         Command::ArchiveWal(arguments) => archive_wal::run(&arguments, app),
         Command::Backup(arguments) => backup::run(&arguments, app),
-        Command::ListBackups(arguments) => list_backups::run(&arguments, app),
-        Command::ListFiles(arguments) => list_files::run(&arguments, app),
+        Command::CheckBackup(arguments) => check_backup::run(&arguments, app),
+        Command::ConfigSwitch(arguments) => config_switch::run(&arguments, app),
+        Command::Cron(arguments) => cron::run(&arguments, app),
+        Command::Delete(arguments) => delete::run(&arguments, app),
+        Command::GetWal(arguments) => get_wal::run(&arguments, app),
+        Command::Keep(arguments) => keep::run(&arguments, app),
+        Command::ListProcesses(arguments) => processes::list(&arguments, app),
+        Command::LockDirectoryCleanup(arguments) => lock_directory_cleanup::run(&arguments, app),
+        Command::PutWal(arguments) => put_wal::run(&arguments, app),
+        Command::RebuildXlogdb(arguments) => rebuild_xlogdb::run(&arguments, app),
+        Command::SwitchWal(arguments) => switch_wal::run(&arguments, app),
+        Command::TerminateProcess(arguments) => processes::terminate(&arguments, app),
         Command::ListServers(arguments) => list_servers::run(&arguments, app),
         Command::Restore(arguments) => restore::run(&arguments, app),
+        Command::ListBackups(arguments) => list_backups::run(&arguments, app),
+        Command::ListFiles(arguments) => list_files::run(&arguments, app),
         Command::ShowBackup(arguments) => show_backup::run(&arguments, app),
-        Command::CheckBackup(_) => later::refuse("check-backup"),
         Command::NativeCompletions(arguments) => generated::completions(&arguments),
         Command::NativeMan(arguments) => generated::man(&arguments),
         Command::CheckWalArchive(_) => later::refuse("check-wal-archive"),
         Command::CloudWalArchive(_) => later::refuse("cloud-wal-archive"),
         Command::CloudWalRestore(_) => later::refuse("cloud-wal-restore"),
-        Command::ConfigSwitch(_) => later::refuse("config-switch"),
         Command::ConfigUpdate(_) => later::refuse("config-update"),
         Command::Diagnose(_) => later::refuse("diagnose"),
         Command::ExportBackup(_) => later::refuse("export-backup"),
@@ -131,5 +175,13 @@ pub(crate) fn run(command: Command, app: &App) -> Result<(), Failure> {
         Command::SyncInfo(_) => later::refuse("sync-info"),
         Command::SyncWals(_) => later::refuse("sync-wals"),
         Command::VerifyBackup(_) => later::refuse("verify-backup"),
+    }
+}
+
+/// The exit status when a command cannot even begin: where that means something to whoever runs it, another than 1.
+pub(crate) fn early_status(command: &Command) -> u8 {
+    match command {
+        Command::GetWal(_) => get_wal::trouble_status(1),
+        _ => 1,
     }
 }

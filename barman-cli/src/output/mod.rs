@@ -26,6 +26,8 @@ pub(crate) struct Output {
 struct State {
     document: Map<String, Value>,
     failed: bool,
+    /// Stdout has something else.
+    no_document: bool,
     /// An exit status of its own, stronger than `failed`.
     status: Option<u8>,
     /// Removes a progress bar before something is printed.
@@ -156,10 +158,15 @@ impl Output {
         self.lock().status = Some(status);
     }
 
+    /// Prints no JSON object in the end: stdout has bytes that are the result.
+    pub(crate) fn no_document(&self) {
+        self.lock().no_document = true;
+    }
+
     /// Prints the JSON object, if that is the format, and gives the exit status.
     pub(crate) fn finish(&self) -> u8 {
         let state = self.lock();
-        if self.is_json() && !self.quiet {
+        if self.is_json() && !self.quiet && !state.no_document {
             let mut stdout = std::io::stdout().lock();
             let _ = stdout.write_all(console::ascii_json(&Value::Object(state.document.clone())).as_bytes());
             let _ = stdout.flush();

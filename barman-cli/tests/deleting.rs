@@ -1,0 +1,236 @@
+//! `delete`, `keep` and `check-backup` on hand-made homes, next to Barman's own on the same home.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::panic,
+    reason = "a test is the outside world"
+)]
+
+use barman_testkit::clock::StepClock;
+use barman_testkit::oracle::Barman;
+use time::macros::datetime;
+
+use barman_core::ctx::{Cancel, Ctx, Silent};
+use barman_core::io::{LockGuard, LockName, Locks};
+
+use crate::hand_made::{Home, Made, done, said, segment};
+
+const A: &str = "20260101T000001";
+const B: &str = "20260101T000002";
+const C: &str = "20260101T000003";
+const D: &str = "20260101T000004";
+
+/// Runs the commands on two equal homes, one with each Barman: the same is said and the same is left.
+fn same(make: impl Fn() -> Home, commands: &[&[&str]]) {
+    if Barman::require().is_none() {
+        return;
+    }
+    let (ours, theirs) = (make(), make());
+    for command in commands {
+        let (our, their) = (ours.barman(command), theirs.oracle(command));
+        assert_eq!(said(&our), said(&their), "{command:?}");
+        assert_eq!(ours.tree(), theirs.tree(), "{command:?}");
+    }
+}
+
+fn homes(backups: &'static [fn() -> Made]) -> impl Fn() -> Home {
+    || Home::new(1..=12).backups(&backups.iter().map(|make| make()).collect::<Vec<_>>())
+}
+
+#[test]
+fn one_after_the_other_says_and_leaves_what_barman_does() {
+    let make = homes(&[
+        || done(A, 2, 3),
+        || done(B, 5, 6),
+        || done(C, 8, 9).keep("full"),
+        || done(D, 10, 10).status("FAILED"),
+    ]);
+    same(
+        make,
+        &[
+            &["delete", "main", B],
+            &["delete", "main", "oldest"],
+            &["delete", "main", C],
+            &["delete", "main", D],
+            &["delete", "main", "nope"],
+            &["delete", "nope", "oldest"],
+            &["keep", "main", C, "--status"],
+            &["keep", "main", C, "--release"],
+            &["keep", "main", C, "--release"],
+            &["keep", "main", C, "-s"],
+            &["-f", "json", "keep", "main", C, "-s"],
+            &["delete", "main", C],
+        ],
+    );
+}
+
+#[test]
+fn chains_go_from_their_leaves_as_with_barman() {
+    let make = homes(&[
+        || done(A, 2, 3),
+        || done(B, 5, 6).parent(A),
+        || done(C, 8, 9).parent(B),
+        || done(D, 10, 11),
+    ]);
+    same(&make, &[&["delete", "main", B], &["delete", "main", A]]);
+    same(&make, &[&["delete", "main", C], &["delete", "main", D], &["delete", "main", A]]);
+    same(
+        &make,
+        &[
+            &["keep", "main", B, "--target", "full"],
+            &["keep", "main", B, "-r"],
+            &["keep", "main", B, "-s"],
+            &["delete", "main", "latest"],
+        ],
+    );
+}
+
+#[test]
+fn standalone_keeps_stop_the_removal_of_wal_as_with_barman() {
+    let make = homes(&[|| done(A, 2, 3).keep("standalone"), || done(B, 5, 6), || done(C, 8, 9)]);
+    same(make, &[&["delete", "main", B], &["delete", "main", A], &["delete", "main", C]]);
+}
+
+#[test]
+fn the_minimum_redundancy_holds_as_with_barman() {
+    let make = || {
+        let mut home = homes(&[
+            || done(A, 2, 3),
+            || done(B, 5, 6),
+            || done(C, 8, 9).status("WAITING_FOR_WALS"),
+            || done(D, 10, 10).status("FAILED"),
+        ])();
+        home.world.server("main").option("minimum_redundancy", "2");
+        home
+    };
+    same(make, &[&["delete", "main", A], &["delete", "main", C], &["delete", "main", D]]);
+}
+
+#[test]
+fn keep_and_check_backup_answer_as_barman() {
+    let make = || {
+        let home = homes(&[
+            || done(A, 2, 3),
+            || done(B, 5, 6),
+            || done(C, 8, 9).status("FAILED"),
+            || done(D, 11, 20).status("WAITING_FOR_WALS"),
+        ])();
+        std::fs::remove_file(home.path(&format!("wals/{}/{}", &segment(6)[..16], segment(6)))).unwrap();
+        home
+    };
+    same(
+        make,
+        &[
+            &["check-backup", "main", A],
+            &["check-backup", "main", C],
+            &["check-backup", "main", D],
+            &["check-backup", "main", B],
+            &["check-backup", "main", B],
+            &["keep", "main", D, "--target", "full"],
+            &["keep", "main", A],
+            &["keep", "main", A, "--target", "standalone"],
+            &["keep", "main", A, "--target", "full"],
+            &["keep", "main", C, "--target", "full"],
+        ],
+    );
+}
+
+#[test]
+fn wal_without_an_index_line_goes_and_stays_like_the_rest() {
+    let home = Home::new(1..=3).backups(&[done(A, 2, 3), done(B, 8, 9)]);
+    for number in 4..=12 {
+        home.wal(&segment(number), number != 5 && number != 9);
+    }
+    let run = home.barman(&["delete", "main", A]);
+    assert_eq!(run.code(), Some(0), "{run}");
+    for number in 1..=12 {
+        assert_eq!(home.has_wal(&segment(number)), number >= 8, "{number}");
+    }
+    assert!(!home.read("wals/main-xlog.db").contains(&segment(7)));
+}
+
+/// Barman removes the whole directory here, with WAL that the remaining backup needs.
+#[test]
+fn i16_a_directory_of_256_files_loses_only_those_that_go() {
+    let home = Home::new(0..=255).backups(&[done(A, 1, 2), done(B, 100, 101), done(C, 0xfe, 0xff)]);
+    for id in [B, A] {
+        let run = home.barman(&["delete", "main", id]);
+        assert_eq!(run.code(), Some(0), "{run}");
+    }
+    for number in 0..=255 {
+        assert_eq!(home.has_wal(&segment(number)), number >= 0xfe, "{number:X}");
+    }
+    let index = home.read("wals/main-xlog.db");
+    assert_eq!(index.lines().count(), 3, "{index}");
+}
+
+#[test]
+fn a_dry_run_shows_reasons_and_touches_nothing() {
+    let home = homes(&[|| done(A, 2, 3), || done(B, 5, 6).parent(A), || done(C, 8, 9)])();
+    let before = home.tree();
+    let run = home.barman(&["delete", "--native-dry-run", "main", A]).ok().unwrap();
+    for line in [
+        format!("Backup {B} would be deleted: it depends on backup {A}"),
+        format!("Backup {A} would be deleted: asked for"),
+        format!("WAL file {} would be deleted: no backup that stays needs it", segment(7)),
+        format!("6 WAL files from {} to {} stay: ", segment(8), segment(12)),
+    ] {
+        assert!(run.stdout.contains(&line), "{line}\n{run}");
+    }
+    assert_eq!(home.tree(), before);
+}
+
+fn lock(home: &Home, name: &LockName, shared: bool) -> LockGuard {
+    let clock = StepClock::at(datetime!(2026-11-23 14:00:00 UTC));
+    let cancel = Cancel::new();
+    let ctx = Ctx { clock: &clock, progress: &Silent, cancel: &cancel };
+    let locks = Locks::new(home.world.home(), "barman restore main latest /srv");
+    let guard = if shared {
+        locks.share(name, "a restore", &ctx).unwrap()
+    } else {
+        locks.try_lock(name, "a base backup", &ctx).unwrap()
+    };
+    home.world.account().own(guard.path()).unwrap();
+    guard
+}
+
+#[test]
+fn i28_whoever_is_in_the_way_is_named() {
+    let home = homes(&[|| done(A, 2, 3), || done(B, 5, 6).parent(A), || done(C, 8, 9)])();
+    let before = home.tree();
+    let holder = format!(
+        "process {} (barman restore main latest /srv), since 2026-11-23 14:00:00 +00:00, for a",
+        std::process::id()
+    );
+    let name = "main".parse().unwrap();
+    let backup = lock(&home, &LockName::Backup(name), false);
+    let run = home.barman(&["delete", "main", A]);
+    let first = "ERROR: Another process in running on server main. Impossible to delete the backup.\n";
+    assert!(run.stderr.starts_with(first) && run.stderr.contains(&holder), "{run}");
+    assert_eq!(run.code(), Some(1));
+    drop(backup);
+
+    // A restore reads the incremental: it stays, and what it needs too.
+    let lease = lock(&home, &LockName::BackupId("main".parse().unwrap(), B.parse().unwrap()), true);
+    let run = home.barman(&["delete", "main", A]);
+    let first = format!("ERROR: Another process is holding the lock for backup {B} of server main.\n");
+    assert!(run.stderr.starts_with(&first) && run.stderr.contains(&holder), "{run}");
+    assert_eq!(home.tree(), before);
+    drop(lease);
+    home.barman(&["delete", "main", A]).ok().unwrap();
+    assert!(!home.exists(&format!("base/{A}")) && !home.exists(&format!("base/{B}")));
+}
+
+#[test]
+fn a_backup_half_deleted_counts_for_nothing() {
+    let mut home = homes(&[|| done(A, 2, 3), || done(B, 5, 6)])();
+    home.world.server("main").option("minimum_redundancy", "1");
+    home.write(&format!("meta/{A}-delete_this"), "delete");
+    let run = home.barman(&["delete", "main", B]);
+    assert_eq!(run.code(), Some(1), "{run}");
+    assert!(run.stderr.contains("(minimum redundancy = 1, current redundancy = 1)"), "{run}");
+    let run = home.barman(&["keep", "main", A, "--target", "full"]);
+    assert!(run.stderr.contains("its removal was begun"), "{run}");
+    home.barman(&["delete", "main", A]).ok().unwrap();
+}
