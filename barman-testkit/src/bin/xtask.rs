@@ -13,12 +13,14 @@ use std::time::Instant;
 
 use barman_testkit::{Error, Result, fetch, os, pg};
 
+#[path = "xtask/bench.rs"]
+mod bench;
+
 const USAGE: &str = "\
 Usage: cargo xtask COMMAND
 
   setup                     installs what the tests need (as root also packages of the system); quick when all is there
   test [--all] [-- FILTER]  setup, then every test, none skipped; --all also runs those marked #[ignore] (slow)
-  bench [-- FILTER]         setup, then the criterion benches and the whole-command benches
 ";
 
 fn main() -> ExitCode {
@@ -32,13 +34,22 @@ fn main() -> ExitCode {
         ["setup"] => setup(),
         ["test"] => setup().and_then(|()| test(false, filter)),
         ["test", "--all"] => setup().and_then(|()| test(true, filter)),
-        ["bench"] => setup().and_then(|()| bench(filter)),
+        ["bench", options @ ..] => match bench::Options::parse(options) {
+            Some(options) => {
+                let ready = if options.setup { setup() } else { Ok(()) };
+                ready.and_then(|()| bench::run(&options, filter, |arguments| cargo(arguments)))
+            }
+            None => {
+                eprint!("{USAGE}{}", bench::USAGE);
+                return ExitCode::from(2);
+            }
+        },
         [] | ["help" | "--help" | "-h"] => {
-            print!("{USAGE}");
+            print!("{USAGE}{}", bench::USAGE);
             return ExitCode::SUCCESS;
         }
         _ => {
-            eprint!("{USAGE}");
+            eprint!("{USAGE}{}", bench::USAGE);
             return ExitCode::from(2);
         }
     };
@@ -204,11 +215,4 @@ fn test(all: bool, filter: &[String]) -> Result<()> {
         command.arg("--include-ignored");
     }
     show(command)
-}
-
-fn bench(filter: &[String]) -> Result<()> {
-    // Components, with criterion: page checksums, hashing, codecs, pipeline, index.
-    let mut components = cargo(["bench", "--package", "barman-benches", "--"]);
-    components.args(filter);
-    show(components)
 }
