@@ -49,8 +49,10 @@ fn i24_a_damaged_repository_is_named_and_i23_its_restore_cannot_start() {
     let said = scene.refused(&arguments.each());
     assert!(said.contains(stored.as_str()) && said.contains("damaged"), "{said}");
     assert!(!place.has("global/pg_control"));
-    // Even with the configuration, which had not been written yet.
-    fs::copy(scene.base(&id).join("data/postgresql.conf"), place.pgdata.join("postgresql.conf")).unwrap();
+    // Even with what had not been written yet, but for that one file.
+    for name in ["PG_VERSION", "postgresql.conf"] {
+        fs::copy(scene.base(&id).join("data").join(name), place.pgdata.join(name)).unwrap();
+    }
     let error = Cluster::restored(17, &place.pgdata).start().unwrap_err();
     assert!(error.to_string().contains("pg_control"), "{error}");
 
