@@ -64,16 +64,25 @@ fn i24_a_damaged_repository_is_named_and_i23_its_restore_cannot_start() {
     scene.barman(&arguments.each());
     assert_eq!(log_of(&scene.open(&place)), "a");
 
-    // A file that lost its end, and one that is gone.
+    // A file that lost its end, one that is gone, a damaged configuration.
+    let refused = |name: &str, path: &Utf8Path| {
+        let place = scene.place(name);
+        let said = scene.refused(&scene.restore_arguments(&place, &id, &[]).each());
+        assert!(said.contains(path.as_str()) && said.contains("damaged"), "{said}");
+        assert!(!place.has("global/pg_control"));
+        place
+    };
     let whole = fs::read(&stored).unwrap();
     fs::write(&stored, &whole[..whole.len() - 8192]).unwrap();
-    let said = scene.refused(&scene.restore_arguments(&scene.place("short"), &id, &[]).each());
-    assert!(said.contains(stored.as_str()), "{said}");
+    assert!(!refused("short", &stored).pgdata.exists());
     fs::remove_file(&stored).unwrap();
-    let place = scene.place("gone");
-    let said = scene.refused(&scene.restore_arguments(&place, &id, &[]).each());
-    assert!(said.contains(&table), "{said}");
-    assert!(!place.has("global/pg_control"));
+    assert!(!refused("gone", &stored).pgdata.exists());
+    fs::write(&stored, whole).unwrap();
+    let conf = scene.base(&id).join("data/postgresql.conf");
+    flip(&conf, 100);
+    refused("conf", &conf);
+    flip(&conf, 100);
+    scene.restore("whole again", &id, &[]);
 }
 
 #[test]

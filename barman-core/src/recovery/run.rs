@@ -1,6 +1,6 @@
 //! Carrying out a [`RecoveryPlan`]: the order of I23, every byte verified on its way (I24).
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read};
 use std::sync::Mutex;
 
@@ -82,7 +82,8 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Every place must be empty and writable, and there must be room. Nothing is written before all of that is known.
+    /// Every place must be empty and writable, there must be room, and the backup must have all its files. Nothing is written
+    /// before all of that is known.
     fn prepare(&self, lane: &mut dyn Lane) -> Result<(), RecoveryError> {
         let mut places: Vec<Utf8PathBuf> = self.plan.trees.iter().map(|t| t.destination.clone()).collect();
         places.push(self.plan.destination.join("postmaster.pid"));
@@ -93,6 +94,7 @@ impl Run<'_> {
             self.judge(tree, probe, in_use)?;
         }
         self.enough_room(&probes)?;
+        self.complete()?;
         let mut ops = Vec::new();
         for tree in &self.plan.trees {
             ops.push(FileOp::MakeDirs { path: tree.destination.clone(), mode: 0o700 });
@@ -128,6 +130,28 @@ impl Run<'_> {
             }
             if let Some(free) = probe.free.filter(|free| *free < needed) {
                 return Err(RecoveryError::NoRoom { path: tree.destination.clone(), needed, free });
+            }
+        }
+        Ok(())
+    }
+
+    /// Every file that the full manifest names must be there, in its length (I24): one that is not there would never be read, and
+    /// so never be missed.
+    fn complete(&self) -> Result<(), RecoveryError> {
+        let Some(rows) = self.reader.proofs()? else { return Ok(()) };
+        for tree in &self.plan.trees {
+            let entries = self.reader.files(tree.root)?;
+            let sizes: HashMap<&Utf8Path, u64> =
+                entries.iter().filter(|e| e.is_file()).map(|e| (e.path.as_path(), e.size)).collect();
+            for row in rows.iter().filter(|row| row.root == tree.root) {
+                let reason = match sizes.get(row.path.as_path()) {
+                    Some(size) if *size == row.size => continue,
+                    Some(size) => format!("it has {size} bytes, {} were stored", row.size),
+                    None => "it is not there any more".to_owned(),
+                };
+                let reason = format!("the backup is damaged, {reason}; restore from another backup");
+                let path = self.reader.location(tree.root).join(&row.path);
+                return Err(RecoveryError::Damaged { path, reason });
             }
         }
         Ok(())
@@ -399,7 +423,7 @@ impl Run<'_> {
 }
 
 /// The rows of the full manifest, found by tree and path.
-struct ProofTable(std::collections::HashMap<(Root, Utf8PathBuf), FileProof>);
+struct ProofTable(HashMap<(Root, Utf8PathBuf), FileProof>);
 
 impl ProofTable {
     fn new(rows: Vec<FileProof>) -> Self {

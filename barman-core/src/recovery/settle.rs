@@ -4,8 +4,9 @@ use std::io::Read;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
+use super::verify::Verifying;
 use super::{RecoveryError, RecoveryPlan};
-use crate::catalog::{BackupReader, Root};
+use crate::catalog::{BackupReader, FileProof, Root};
 use crate::format::{backup_info, pg_conf};
 use crate::transport::{FileOp, Lane};
 
@@ -61,6 +62,8 @@ pub(crate) fn configure(
     let mut report = ConfigReport::default();
     let mut ops = Vec::new();
     let files = reader.files(Root::Data)?;
+    let proofs = reader.proofs()?.unwrap_or_default();
+    let read = |file: &str| read_all(reader, Utf8Path::new(file), &proofs);
     let present = |name: &str| files.iter().find(|e| e.is_file() && e.path == name);
     report.missing_files =
         EXPECTED.iter().filter(|n| present(n).is_none()).map(|n| (*n).to_owned()).collect();
@@ -70,7 +73,7 @@ pub(crate) fn configure(
         let mode = found.map_or(0o600, |e| e.mode);
         let lines = plan.settings.as_ref().filter(|s| s.file == file).map(|s| s.lines.as_slice());
         let original = match found {
-            Some(_) => Some(read_all(reader, Utf8Path::new(file))?),
+            Some(_) => Some(read(file)?),
             None if lines.is_some() => None,
             None => continue,
         };
@@ -106,7 +109,7 @@ pub(crate) fn configure(
         }
     }
     if present("backup_manifest").is_some() {
-        let content = read_all(reader, Utf8Path::new("backup_manifest"))?;
+        let content = read("backup_manifest")?;
         ops.push(write(plan, &format!("backup_manifest.{}", plan.backup), content, 0o600));
     }
     let info = backup_info::print(reader.info()).into_bytes();
@@ -131,12 +134,19 @@ fn write(plan: &RecoveryPlan, file: &str, content: Vec<u8>, mode: u32) -> FileOp
     FileOp::WriteFile { path: plan.destination.join(file), content, mode }
 }
 
-fn read_all(reader: &dyn BackupReader, path: &Utf8Path) -> Result<Vec<u8>, RecoveryError> {
+/// A small file of the backup, verified where its digest is known (I24).
+fn read_all(
+    reader: &dyn BackupReader,
+    path: &Utf8Path,
+    proofs: &[FileProof],
+) -> Result<Vec<u8>, RecoveryError> {
     let full: Utf8PathBuf = reader.location(Root::Data).join(path);
+    let mut file = reader.open(Root::Data, path)?;
     let mut bytes = Vec::new();
-    reader
-        .open(Root::Data, path)?
-        .read_to_end(&mut bytes)
-        .map_err(|source| RecoveryError::Damaged { path: full, reason: source.to_string() })?;
+    let read = match proofs.iter().find(|p| p.root == Root::Data && p.path == path) {
+        Some(proof) => Verifying::new(file, full.clone(), proof.size, proof.crc32c).read_to_end(&mut bytes),
+        None => file.read_to_end(&mut bytes),
+    };
+    read.map_err(|source| RecoveryError::Damaged { path: full, reason: source.to_string() })?;
     Ok(bytes)
 }
