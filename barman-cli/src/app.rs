@@ -169,6 +169,19 @@ impl App {
         if self.config.conflicts.is_empty() { Ok(()) } else { Err(Failure::Said) }
     }
 
+    /// The servers that the arguments mean, without a word about unknown names; an error when none is left or when
+    /// servers share directories.
+    pub(crate) fn known_servers(&self, names: &[String]) -> Result<Vec<&ServerConfig>, Failure> {
+        if !self.config.conflicts.is_empty() {
+            return Err(Failure::Said);
+        }
+        let all = names.iter().any(|n| n == "all");
+        let wanted = |name: &str| all || names.iter().any(|n| n == name);
+        let known: Vec<&ServerConfig> =
+            self.config.servers.values().filter(|server| wanted(server.name.as_str())).collect();
+        if known.is_empty() && !all { Err(Failure::Said) } else { Ok(known) }
+    }
+
     /// The one server of a command that takes one.
     pub(crate) fn server(&self, name: &str) -> Result<&ServerConfig, Failure> {
         self.refuse_conflicts()?;

@@ -3,6 +3,7 @@
 mod active;
 mod archive_wal;
 mod backup;
+mod check;
 mod check_backup;
 mod config_switch;
 mod cron;
@@ -36,6 +37,8 @@ pub(crate) enum Command {
     ArchiveWal(archive_wal::Arguments),
     /// Take a backup of one or more servers.
     Backup(backup::Arguments),
+    /// Check what backups and WAL archiving need.
+    Check(check::Arguments),
     /// Check that a backup has all its WAL.
     CheckBackup(check_backup::Arguments),
     /// Put a configuration model over a server's configuration.
@@ -142,6 +145,7 @@ pub(crate) fn run(command: Command, app: &App) -> Result<(), Failure> {
     match command {
         Command::ArchiveWal(arguments) => archive_wal::run(&arguments, app),
         Command::Backup(arguments) => backup::run(&arguments, app),
+        Command::Check(arguments) => check::run(&arguments, app),
         Command::CheckBackup(arguments) => check_backup::run(&arguments, app),
         Command::ConfigSwitch(arguments) => config_switch::run(&arguments, app),
         Command::Cron(arguments) => cron::run(&arguments, app),

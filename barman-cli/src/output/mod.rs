@@ -119,6 +119,13 @@ impl Output {
         }
     }
 
+    /// Text of a result that no option silences; with JSON it follows an empty object, as in Barman.
+    pub(crate) fn print_always(&self, text: &str) {
+        let start = if self.is_json() { "{}" } else { "" };
+        self.lock().no_document = true;
+        let _ = writeln!(std::io::stdout().lock(), "{start}{text}");
+    }
+
     /// A line of a result that is a message of `_INFO` in the JSON object. It does not go to the log.
     pub(crate) fn result(&self, text: &str) {
         if self.is_json() {

@@ -100,8 +100,16 @@ impl ServerConfig {
         self.options.disabled
     }
 
-    /// What `list-servers`, `check` and `show-servers` put after the name: ` (inactive)`, ` (WARNING: disabled)`, and
-    /// ` (Passive)` after either or alone.
+    /// What `check` and `show-servers` put after the name: ` (inactive)` or ` (WARNING: disabled)`.
+    pub fn state_suffix(&self) -> &'static str {
+        match (self.is_active(), self.is_disabled()) {
+            (false, _) => " (inactive)",
+            (true, true) => " (WARNING: disabled)",
+            (true, false) => "",
+        }
+    }
+
+    /// What `list-servers` puts after the name: as [`ServerConfig::state_suffix`], with ` (Passive)` after it or alone.
     pub fn suffix(&self) -> &'static str {
         match (self.is_active(), self.is_disabled(), self.is_passive()) {
             (false, _, false) => " (inactive)",

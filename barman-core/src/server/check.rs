@@ -1,22 +1,20 @@
 //! `barman check`: what must hold so that backups can be taken and WAL comes in, in Barman's order and words.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use super::{Server, ServerError};
-use crate::backup::{BackupExecutor, CopyExecutor};
-use crate::catalog::Catalog;
-use crate::config::BackupMethod;
-use crate::ctx::Ctx;
+use super::{Host, Server, ServerError};
+use crate::ctx::{Cancel, Ctx};
 use crate::format::text::pretty_size;
-use crate::model::{BackupInfo, Check, Outcome, Status, WalFileName};
+use crate::model::{Check, Outcome, Status};
 use crate::pg::Session;
 use crate::policy::{freshness, redundancy};
-use crate::wal::WalEntry;
 
-/// The oldest server that this program works with.
-const OLDEST: u32 = 90_600;
+/// How often the time limit is looked at.
+const WATCH: Duration = Duration::from_millis(20);
 
 /// All the lines of a check.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,6 +23,8 @@ pub struct CheckReport {
     pub checks: Vec<Check>,
     /// Why PostgreSQL could not be reached; Barman's line of it has no hint.
     pub unreachable: Option<String>,
+    /// What is wrong with the configuration, a sentence each; they follow the line `configuration`.
+    pub configuration: Vec<String>,
 }
 
 impl CheckReport {
@@ -35,38 +35,81 @@ impl CheckReport {
 }
 
 impl Server {
-    /// Runs every check. Missing directories are made, waiting WAL is archived, and when none ever came the server is
-    /// asked to close a segment, as Barman does.
+    /// Runs every check, for `check_timeout` seconds at most. Missing directories are made, waiting WAL is archived, and
+    /// when none ever came the server is asked to close a segment, as Barman does.
+    ///
+    /// # Errors
+    /// A catalog or an archive that cannot be read, and cancellation. Everything else is a line of the report.
     pub fn check(&self, ctx: &Ctx<'_>) -> Result<CheckReport, ServerError> {
+        let limit = u64::try_from(self.config.options.check_timeout).ok().filter(|seconds| *seconds > 0);
         let mut report = CheckReport::default();
+        let late = AtomicBool::new(false);
+        let (done, ended) = mpsc::channel::<()>();
+        // What the checks wait for ends by this; the caller's own is not theirs to set.
+        let stop = Cancel::new();
+        let limited = Self {
+            host: Host { cancel: stop.clone(), ..self.host.clone() },
+            config: self.config.clone(),
+            locks: self.locks.clone(),
+            catalog: self.catalog.clone(),
+            wal: self.wal.clone(),
+        };
+        let outcome = std::thread::scope(|scope| {
+            let (late, stop) = (&late, &stop);
+            scope.spawn(move || {
+                let end = limit.map(|seconds| ctx.clock.monotonic() + Duration::from_secs(seconds));
+                while ended.recv_timeout(WATCH) == Err(mpsc::RecvTimeoutError::Timeout) {
+                    late.store(end.is_some_and(|end| ctx.clock.monotonic() >= end), Ordering::SeqCst);
+                    if late.load(Ordering::SeqCst) || ctx.cancel.is_cancelled() {
+                        stop.cancel();
+                        return;
+                    }
+                }
+            });
+            let outcome = limited.run_checks(&mut report, &Ctx { cancel: stop, ..*ctx });
+            drop(done);
+            outcome
+        });
+        if late.load(Ordering::SeqCst) {
+            report.checks.push(Check::failed("check timeout", "barman check command timed out"));
+            return Ok(report);
+        }
+        outcome.map(|()| report)
+    }
+
+    fn run_checks(&self, report: &mut CheckReport, ctx: &Ctx<'_>) -> Result<(), ServerError> {
         let options = &self.config.options;
+        let (active, passive) = (self.config.is_active(), self.config.is_passive());
+        let connects = active && !passive;
         let directories = self.directories();
-        let connects = self.config.is_active() && !self.config.is_passive();
+        let usable = directories.outcome == Outcome::Ok;
         let mut session = if connects { Some(self.session()) } else { None };
-        if !self.config.is_passive() && self.config.is_active() && directories.outcome == Outcome::Ok {
+        if usable {
             let live = session.as_mut().and_then(|s| s.as_mut().ok());
-            report.checks.extend(self.archive_is_fed(live, ctx)?);
+            let asks = connects && !self.config.is_disabled();
+            report.checks.extend(self.archive_is_fed(live, asks, ctx)?);
             report.checks.extend(self.queues()?);
         }
-        match &mut session {
-            Some(Ok(live)) => report.checks.extend(self.postgres(live)),
-            Some(Err(error)) => {
-                ctx.debug(format!("PostgreSQL cannot be reached: {error}"));
-                report.unreachable = Some(error.to_string());
-                report.checks.push(Check::failed("PostgreSQL", ""));
-            }
-            None => {}
+        ctx.cancel.check()?;
+        if let Some(session) = &mut session {
+            report.unreachable = session.as_ref().err().map(ToString::to_string);
+            report.checks.extend(self.live_checks(session, ctx));
+            ctx.cancel.check()?;
         }
-        let usable = directories.outcome == Outcome::Ok;
-        report.checks.push(directories);
+        if !self.config.is_disabled() {
+            report.checks.push(directories);
+        }
         if usable {
-            self.catalog_checks(&mut report, ctx)?;
+            self.catalog_checks(report, ctx)?;
         }
-        if connects {
-            report.checks.extend(self.executor_checks(ctx));
+        if active {
+            let live = session.as_mut().and_then(|s| s.as_mut().ok());
+            report.checks.extend(self.executor_checks(live, ctx));
+            ctx.cancel.check()?;
         }
         if !self.config.messages.is_empty() {
-            report.checks.push(Check::failed("configuration", self.config.messages.join("\n\t\t")));
+            report.checks.push(Check::failed("configuration", ""));
+            report.configuration.clone_from(&self.config.messages);
         }
         let mut live = session.and_then(Result::ok);
         report.checks.push(self.coherence(live.as_mut())?);
@@ -75,10 +118,11 @@ impl Server {
         {
             report.checks.extend(self.archiving(live));
         }
+        ctx.cancel.check()?;
         if usable {
             report.checks.push(self.refused_files()?);
         }
-        Ok(report)
+        Ok(())
     }
 
     /// Whether a backup may start. What keeps it from that is in the error.
@@ -110,20 +154,22 @@ impl Server {
         }
     }
 
-    /// Whether any WAL ever came; if not, one is asked for.
+    /// Whether any WAL ever came; if not, and if the server may be asked, one is asked for.
     fn archive_is_fed(
         &self,
         session: Option<&mut Session>,
+        asks: bool,
         ctx: &Ctx<'_>,
     ) -> Result<Option<Check>, ServerError> {
         let fed = |server: &Self| -> Result<bool, ServerError> {
             Ok(!server.index_is_empty()?
                 || server.backups()?.iter().any(|b| b.status == Status::WaitingForWals))
         };
-        if !fed(self)? {
+        if asks && !fed(self)? {
             self.archive_wal(ctx)?;
         }
-        if !fed(self)?
+        if asks
+            && !fed(self)?
             && let Some(session) = session
             && session.switch_wal().is_ok()
         {
@@ -175,57 +221,12 @@ impl Server {
         Ok(checks)
     }
 
-    fn postgres(&self, session: &mut Session) -> Vec<Check> {
-        let version = session.version();
-        if version.num() < OLDEST {
-            let hint = format!("PostgreSQL server is too old ({version} < 9.6.0)");
-            return vec![Check::ok("PostgreSQL", ""), Check::failed("unsupported version", hint)];
-        }
-        let mut checks = vec![Check::ok("PostgreSQL", "")];
-        match session.privileges() {
-            Ok(privileges) if privileges.superuser || privileges.backup => {
-                checks.push(Check::ok("superuser or standard user with backup privileges", ""));
-            }
-            Ok(_) => checks.push(Check::failed(
-                "no access to backup functions",
-                "privileges for PostgreSQL backup functions are required (see documentation)",
-            )),
-            Err(error) => checks.push(Check::failed("no access to backup functions", error.to_string())),
-        }
-        if self.streams() {
-            checks.push(match self.streaming_session() {
-                Ok(()) => Check::ok("PostgreSQL streaming", ""),
-                Err(error) => Check::failed("PostgreSQL streaming", error.to_string()),
-            });
-        }
-        let level = session.show("wal_level").ok().flatten().unwrap_or_default();
-        let hint = "please set it to a higher level than 'minimal'";
-        checks.push(if level == "minimal" {
-            Check::failed("wal_level", hint)
-        } else {
-            Check::ok("wal_level", "")
-        });
-        checks
-    }
-
-    /// Whether anything of this server uses the replication protocol.
-    fn streams(&self) -> bool {
-        let options = &self.config.options;
-        options.streaming_archiver || options.backup_method == BackupMethod::Postgres
-    }
-
-    fn streaming_session(&self) -> Result<(), ServerError> {
-        let conninfo = self.config.options.streaming_conninfo.as_deref().unwrap_or_default();
-        let info = self.parse_conninfo(conninfo)?;
-        Session::connect_replication(&info, &self.host.environment, &self.host.cancel)?;
-        Ok(())
-    }
-
     fn catalog_checks(&self, report: &mut CheckReport, ctx: &Ctx<'_>) -> Result<(), ServerError> {
         let options = &self.config.options;
         let now = ctx.clock.now();
-        let backups = self.catalog.list()?;
-        let latest = freshness::latest_available(&backups);
+        let overview = self.overview(ctx)?;
+        let backups = overview.backups();
+        let latest = freshness::latest_available(backups);
         let valid = self.config.invalid_retention_policy().is_none();
         report.checks.push(Check::verdict(
             "retention policy settings",
@@ -236,33 +237,15 @@ impl Server {
         report.checks.push(freshness::check_backup_age(limit(&options.last_backup_maximum_age), latest, now));
         let size = latest.and_then(|b| b.size).unwrap_or(0);
         report.checks.push(freshness::check_backup_size(options.last_backup_minimum_size.map(|s| s.0), size));
-        let after = self.wal_after(latest)?;
-        let newest = after.iter().map(|e| e.mtime).max();
-        let newest = newest.and_then(|t| OffsetDateTime::from_unix_timestamp_nanos(t.as_nanos()).ok());
+        let wal = latest.map(|latest| overview.wal().of_backup(latest, None)).unwrap_or_default();
+        let newest = wal.until_next.last_time.or(wal.required.last_time);
+        let newest = newest.and_then(|t| OffsetDateTime::from_unix_timestamp_nanos((t * 1e9) as i128).ok());
         report.checks.push(freshness::check_wal_age(limit(&options.last_wal_maximum_age), newest, now));
-        let bytes: u64 = after.iter().map(|e| e.size).sum();
-        report.checks.push(Check::ok("wal size", pretty_size(bytes)));
+        report.checks.push(Check::ok("wal size", pretty_size(wal.until_next.bytes)));
         report.checks.push(Check::ok("compression settings", ""));
-        report.checks.push(redundancy::check_failed(&backups));
-        report.checks.push(redundancy::check(&backups, options.minimum_redundancy.0));
+        report.checks.push(redundancy::check_failed(backups));
+        report.checks.push(redundancy::check(backups, options.minimum_redundancy.0));
         Ok(())
-    }
-
-    /// Archived segments since the begin of the latest backup.
-    fn wal_after(&self, latest: Option<&BackupInfo>) -> Result<Vec<WalEntry>, ServerError> {
-        let Some(begin) = latest.and_then(|b| b.begin_wal) else { return Ok(Vec::new()) };
-        let from = WalFileName::Segment(begin);
-        Ok(self.all_wal()?.into_iter().filter(|e| e.name.as_segment().is_some() && e.name >= from).collect())
-    }
-
-    fn executor_checks(&self, ctx: &Ctx<'_>) -> Vec<Check> {
-        match self.transport() {
-            Err(error) => vec![Check::failed("ssh", error.to_string())],
-            Ok(transport) => {
-                let connect = |ctx: &Ctx<'_>| self.backup_session(ctx);
-                CopyExecutor::new(transport.as_ref(), &connect).preflight(ctx)
-            }
-        }
     }
 
     fn coherence(&self, session: Option<&mut Session>) -> Result<Check, ServerError> {
@@ -283,26 +266,6 @@ impl Server {
                 ),
             ),
         })
-    }
-
-    fn archiving(&self, session: &mut Session) -> Vec<Check> {
-        let mode = session.show("archive_mode").ok().flatten().unwrap_or_default();
-        let command = session.show("archive_command").ok().flatten().unwrap_or_default();
-        let on = matches!(mode.as_str(), "on" | "always");
-        let set = !command.is_empty() && command != "(disabled)";
-        let mut checks = vec![
-            Check::verdict("archive_mode", on, if on { "" } else { "please set it to 'on' or 'always'" }),
-            Check::verdict(
-                "archive_command",
-                set,
-                if set { "" } else { "please set it accordingly to documentation" },
-            ),
-        ];
-        if on && set {
-            let running = session.archiver_stats().is_ok_and(|stats| stats.is_archiving());
-            checks.push(Check::verdict("continuous archiving", running, ""));
-        }
-        checks
     }
 
     fn refused_files(&self) -> Result<Check, ServerError> {

@@ -6,6 +6,7 @@
 mod archive;
 mod backup;
 mod check;
+mod check_live;
 mod connect;
 mod cron;
 mod delete;
