@@ -17,7 +17,7 @@ use crate::error::Failure;
 use crate::logfile::{Log, LogLevel};
 use crate::output::Output;
 use crate::progress::Screen;
-use crate::user::{Identity, become_user};
+use crate::user::become_user;
 
 /// What every command works with.
 pub(crate) struct App {
@@ -27,20 +27,12 @@ pub(crate) struct App {
     screen: Screen,
 }
 
-/// Where the command goes on.
-pub(crate) enum Started {
-    /// In this process.
-    Here(Box<App>),
-    /// It was done by a child that runs as `barman_user`.
-    Elsewhere(ExitCode),
-}
-
 /// Reads the configuration, becomes the configured user, opens the log.
 ///
 /// # Errors
 /// Lines to print as they are; the exit status is 1.
 #[allow(clippy::disallowed_methods, reason = "the environment of the process is read here, for the library")]
-pub(crate) fn start(arguments: &Arguments) -> Result<Started, Vec<String>> {
+pub(crate) fn start(arguments: &Arguments) -> Result<App, Vec<String>> {
     let disk = Arc::new(RealDisk);
     let home = std::env::var("HOME").ok().filter(|h| !h.is_empty()).map(Utf8PathBuf::from);
     let cwd = std::env::current_dir().ok().and_then(|d| Utf8PathBuf::from_path_buf(d).ok());
@@ -48,10 +40,7 @@ pub(crate) fn start(arguments: &Arguments) -> Result<Started, Vec<String>> {
     let path = find_config(arguments, home.as_deref())?;
     let env = LoadEnv { disk: disk.as_ref(), home: home.as_deref(), cwd: &cwd };
     let config = Config::load(&path, &env).map_err(|e| e.lines())?;
-    match become_user(&config.globals.barman_user).map_err(|line| vec![line])? {
-        Identity::Right => {}
-        Identity::Child(status) => return Ok(Started::Elsewhere(status)),
-    }
+    become_user(&config.globals.barman_user, &config.path).map_err(|line| vec![line])?;
     let clock = Arc::new(ZonedClock::new());
     let level = arguments.log_level.as_deref().or(config.globals.log_level.as_deref()).unwrap_or("INFO");
     let number = LogLevel::number(level);
@@ -95,7 +84,7 @@ pub(crate) fn start(arguments: &Arguments) -> Result<Started, Vec<String>> {
     let command = std::env::args().collect::<Vec<_>>().join(" ");
     let host = Host { disk, clock, environment, ssh, cancel, command, workers };
     let screen = Screen::new(Arc::clone(&output));
-    Ok(Started::Here(Box::new(App { config, output, host, screen })))
+    Ok(App { config, output, host, screen })
 }
 
 #[allow(clippy::disallowed_methods, reason = "the environment of the process is read here")]

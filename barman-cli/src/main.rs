@@ -21,11 +21,10 @@ fn main() -> ExitCode {
         return error::exit(outcome);
     }
     match app::start(&arguments) {
-        Ok(app::Started::Here(app)) => {
+        Ok(app) => {
             let outcome = commands::run(arguments.command, &app);
             app.finish(outcome)
         }
-        Ok(app::Started::Elsewhere(status)) => status,
         Err(lines) => {
             error::print_lines(&lines);
             ExitCode::from(commands::early_status(&arguments.command))

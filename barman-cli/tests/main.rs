@@ -1,5 +1,6 @@
 //! Behaviour of the commands, a module each.
 
+mod user;
 mod cron;
 mod deleting;
 mod hand_made;
