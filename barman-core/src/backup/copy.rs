@@ -8,6 +8,7 @@ use std::time::Duration;
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::page_check::PageLayout;
+use super::port::transfer;
 use super::reuse::Reuse;
 use super::stats::CopyStats;
 use super::throttle::Throttle;
@@ -17,7 +18,7 @@ use super::{
     BackupError, BackupExecutor, BackupJob, BackupJournal, BackupReport, BackupServer, Begin,
     CorruptPagePolicy, End,
 };
-use crate::catalog::{BackupSpace, FileProof, FileSpec, Root};
+use crate::catalog::{BackupSpace, CatalogError, DirSpec, FileProof, FileSpec, Root};
 use crate::ctx::{Cancel, Ctx, Event, Unit};
 use crate::format::control::ControlFile;
 use crate::format::text::human_duration;
@@ -27,6 +28,9 @@ use crate::transport::{Lane, RemoteCommand, Transport, TransportError};
 /// How often `pg_control` is read before its checksum is given up on. The server rewrites it in place, so that a reader
 /// may see half of it (I10).
 const CONTROL_TRIES: u32 = 20;
+
+/// How often the thread that waits for the workers looks at the cancellation.
+const TICK: Duration = Duration::from_millis(100);
 
 /// Opens the session that a backup lives in.
 pub type Connect<'a> = dyn Fn(&Ctx<'_>) -> Result<Box<dyn BackupServer>, BackupError> + Send + Sync + 'a;
@@ -83,6 +87,13 @@ impl BackupExecutor for CopyExecutor<'_> {
     ) -> Result<BackupReport, BackupError> {
         let mut server = (self.connect)(ctx)?;
         let facts = server.facts()?;
+        if let Some(space) = facts.tablespaces.iter().find(|space| !space.location.is_absolute()) {
+            return Err(BackupError::Identity(format!(
+                "Tablespace '{}' lies in place, in {} of the data directory (allow_in_place_tablespaces): \
+                 such a server cannot be backed up; move the tablespace to a directory of its own",
+                space.name, space.location
+            )));
+        }
         let label = format!("Barman backup {} {}", job.server, job.id);
         let started = server.start(&label, job.immediate_checkpoint)?;
         let begin = Begin { started, server: facts };
@@ -113,9 +124,10 @@ impl BackupExecutor for CopyExecutor<'_> {
                 Ok(report)
             }
             Err(error) => {
-                // The first error is the one that counts; leaving backup mode is owed all the same.
-                if !matches!(error, BackupError::SessionLost)
-                    && let Err(second) = server.stop()
+                // The first error is the one that counts; leaving backup mode is owed all the same. A session that is
+                // lost or was cancelled cannot be asked any more: its end is the end of the backup.
+                if !matches!(error, BackupError::SessionLost | BackupError::Cancelled(_))
+                    && let Err(second) = server.abandon()
                 {
                     ctx.debug(format!("leaving backup mode after a failure: {second}"));
                 }
@@ -151,12 +163,16 @@ impl Run<'_> {
         self.same_cluster(&control)?;
         let layout = PageLayout { block_size: control.block_size, blocks_per_file: control.blocks_per_file };
         let reuse = self.reuse()?;
+        let mut control_mode = 0o600;
 
         for tree in self.trees() {
             let at = clock.monotonic();
             let work =
                 examine(lane.as_mut(), &tree, self.begin.server.version, reuse.as_ref()).map_err(transfer)?;
             let analysed = clock.monotonic();
+            if work.top_mode == Some(0o750) {
+                control_mode = 0o640;
+            }
             harvest.absorb(self.copy_tree(&tree, work, layout, server)?);
             stats.add(&tree.label, analysed - at, clock.monotonic() - analysed);
         }
@@ -170,7 +186,7 @@ impl Run<'_> {
         }
         // I10: after everything else.
         let at = clock.monotonic();
-        harvest.proofs.push(self.copy_control(lane.as_mut())?);
+        harvest.proofs.push(self.copy_control_by_a_fresh_lane(control_mode)?);
         stats.add("pg_control", Duration::ZERO, clock.monotonic() - at);
 
         let total = clock.monotonic() - began;
@@ -231,6 +247,11 @@ impl Run<'_> {
 
     fn reuse(&self) -> Result<Option<Reuse>, BackupError> {
         let Some(plan) = &self.job.reuse else { return Ok(None) };
+        let theirs = plan.reader.info().systemid;
+        if theirs.is_some_and(|theirs| theirs != self.begin.server.system_id) {
+            self.ctx.debug(format!("Backup {} is of another cluster: every file is copied", plan.parent));
+            return Ok(None);
+        }
         let Some(proofs) = self.space.proofs_of(&plan.parent)? else {
             self.ctx.debug(format!("Backup {} has no full manifest: every file is copied", plan.parent));
             return Ok(None);
@@ -241,22 +262,33 @@ impl Run<'_> {
     fn copy_tree(
         &self,
         tree: &Tree,
-        work_list: WorkList,
+        mut work_list: WorkList,
         layout: PageLayout,
         server: &mut dyn BackupServer,
     ) -> Result<Harvest, BackupError> {
         let mut harvest = Harvest::default();
-        let top = crate::catalog::DirSpec { root: tree.root, path: Utf8PathBuf::new(), mode: 0o700 };
-        self.space.dir(top)?;
+        if let Some(mode) = work_list.top_mode {
+            self.space.dir(DirSpec { root: tree.root, path: Utf8PathBuf::new(), mode })?;
+        }
         for directory in work_list.directories {
             self.space.dir(directory)?;
         }
         if let Some(plan) = &self.job.reuse {
             for (spec, proof) in work_list.reuse {
                 self.ctx.cancel.check()?;
-                self.space.reuse(spec, &proof, &plan.parent, plan.link)?;
-                harvest.proofs.push(proof);
-                harvest.reused_files += 1;
+                match self.space.reuse(spec.clone(), &proof, &plan.parent, plan.link) {
+                    Ok(_) => {
+                        harvest.proofs.push(proof);
+                        harvest.reused_files += 1;
+                    }
+                    // A damaged parent must not stand in the way of a sound backup.
+                    Err(error) if is_damage(&error) => {
+                        self.ctx.warn(format!("{error}: the file is copied from the server instead"));
+                        work_list.fetch_bytes += spec.size;
+                        work_list.fetch.push_back(Wanted::of(&spec));
+                    }
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
         let stage = format!("Copying {}", tree.label);
@@ -315,17 +347,26 @@ impl Run<'_> {
             drop(sender);
             let mut harvests = Vec::new();
             let mut first_error = None;
-            let tick =
-                if self.job.keepalive.is_zero() { Duration::from_secs(3600) } else { self.job.keepalive };
+            let mut silent = Duration::ZERO;
             loop {
-                match results.recv_timeout(tick) {
+                match results.recv_timeout(TICK) {
                     Ok(Ok(harvest)) => harvests.push(harvest),
                     Ok(Err(error)) => {
                         shared.stop.cancel();
                         first_error.get_or_insert(error);
                     }
                     Err(mpsc::RecvTimeoutError::Timeout) => {
-                        if let Err(error) = server.ping() {
+                        silent += TICK;
+                        let due = !self.job.keepalive.is_zero() && silent >= self.job.keepalive;
+                        let fine = self.ctx.cancel.check().map_err(BackupError::from).and_then(|()| {
+                            if due && first_error.is_none() {
+                                silent = Duration::ZERO;
+                                server.ping()?;
+                            }
+                            Ok(())
+                        });
+                        if let Err(error) = fine {
+                            // Workers that pause look at this flag only.
                             shared.stop.cancel();
                             first_error.get_or_insert(error);
                         }
@@ -371,13 +412,31 @@ impl Run<'_> {
         })
     }
 
-    fn copy_control(&self, lane: &mut dyn Lane) -> Result<FileProof, BackupError> {
+    /// The lane of the beginning may have been idle for hours: a firewall that forgot it must not cost the backup.
+    fn copy_control_by_a_fresh_lane(&self, mode: u32) -> Result<FileProof, BackupError> {
+        let mut failures = 0;
+        loop {
+            let copied = self.transport.lane().map_err(transfer).and_then(|mut l| self.copy_control(l.as_mut(), mode));
+            match copied {
+                Err(BackupError::Transfer { source })
+                    if source.is_transient() && failures < self.job.retry_times =>
+                {
+                    failures += 1;
+                    self.ctx.warn(format!("{source}. pg_control is read again (attempt {failures})"));
+                    self.ctx.clock.pause(self.job.retry_sleep, self.ctx.cancel)?;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn copy_control(&self, lane: &mut dyn Lane, mode: u32) -> Result<FileProof, BackupError> {
         let (bytes, control) = self.control_bytes(lane)?;
         self.same_cluster(&control)?;
         let path = Utf8PathBuf::from("global/pg_control");
         let size = bytes.len() as u64;
         // Its time says nothing: it is never taken from another backup.
-        let spec = FileSpec { root: Root::Data, path, mode: 0o600, mtime: file_time(self.ctx), size };
+        let spec = FileSpec { root: Root::Data, path, mode, mtime: file_time(self.ctx), size };
         store(self.space, spec, &bytes)
     }
 
@@ -394,6 +453,15 @@ impl Run<'_> {
             control.system_id,
             server.system_id
         )))
+    }
+}
+
+/// Whether the catalog says that a stored file is not what it was.
+fn is_damage(error: &CatalogError) -> bool {
+    match error {
+        CatalogError::Damaged { .. } => true,
+        CatalogError::Io(error) => error.is_not_found(),
+        _ => false,
     }
 }
 
@@ -488,10 +556,6 @@ fn io_error(space: &dyn BackupSpace, path: &Utf8Path, source: std::io::Error) ->
 
 fn file_time(ctx: &Ctx<'_>) -> FileTime {
     FileTime { seconds: ctx.clock.now().unix_timestamp(), nanos: 0 }
-}
-
-fn transfer(source: TransportError) -> BackupError {
-    BackupError::Transfer { source }
 }
 
 /// Collects what a probing command prints.

@@ -19,3 +19,4 @@ pub use port::{
 };
 pub use session::PgBackupServer;
 pub(crate) use throttle::Throttle;
+pub(crate) use tree::top_mode;

@@ -116,6 +116,12 @@ pub trait BackupServer: Send {
     /// Leaves backup mode, without waiting for the server's own archiving.
     fn stop(&mut self) -> Result<End, BackupError>;
 
+    /// Leaves backup mode after a failure; nothing of the result is used. It must not wait long: a server that does not
+    /// answer leaves backup mode when the session ends.
+    fn abandon(&mut self) -> Result<(), BackupError> {
+        self.stop().map(drop)
+    }
+
     /// After the stop, on a primary: closes the current segment, so that the WAL of the backup can be archived, and makes
     /// the restore point `barman_<id>`. The backup is complete without it; a failure only delays it.
     fn settle(&mut self, id: &BackupId) -> Result<(), BackupError>;
@@ -285,4 +291,12 @@ pub enum BackupError {
     /// The operation was cancelled.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
+}
+
+/// What stopped a transfer; a cancellation stays one.
+pub(crate) fn transfer(source: TransportError) -> BackupError {
+    match source {
+        TransportError::Cancelled(cancelled) => BackupError::Cancelled(cancelled),
+        source => BackupError::Transfer { source },
+    }
 }

@@ -1,9 +1,19 @@
 //! [`PgBackupServer`]: the session with a real server that a concurrent backup lives in.
 
+use std::time::Duration;
+
+use crate::ctx::Cancelled;
 use crate::model::BackupId;
 use crate::pg::{PgError, Session};
 
 use super::{BackupError, BackupServer, End, ServerFacts, Started};
+
+/// How long a sign of life may take before the session counts as lost: far more than any server needs for it, far less
+/// than TCP waits for a host that is gone.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(300);
+
+/// How long leaving backup mode after a failure may take; closing the session does the same.
+const FAREWELL: Duration = Duration::from_secs(30);
 
 /// A concurrent (non-exclusive) backup on a PostgreSQL session.
 pub struct PgBackupServer {
@@ -18,8 +28,10 @@ impl PgBackupServer {
 }
 
 fn failed(action: &'static str) -> impl Fn(PgError) -> BackupError {
-    move |source| {
-        if source.is_lost() { BackupError::SessionLost } else { BackupError::Server { action, source } }
+    move |source| match source {
+        PgError::Cancelled => BackupError::Cancelled(Cancelled),
+        source if source.is_lost() => BackupError::SessionLost,
+        source => BackupError::Server { action, source },
     }
 }
 
@@ -56,7 +68,18 @@ impl BackupServer for PgBackupServer {
     }
 
     fn ping(&mut self) -> Result<(), BackupError> {
-        self.session.ping().map_err(|_| BackupError::SessionLost)
+        self.session.set_limit(Some(SIGN_OF_LIFE));
+        let alive = self.session.ping();
+        self.session.set_limit(None);
+        alive.map_err(|error| match error {
+            PgError::Cancelled => BackupError::Cancelled(Cancelled),
+            _ => BackupError::SessionLost,
+        })
+    }
+
+    fn abandon(&mut self) -> Result<(), BackupError> {
+        self.session.set_limit(Some(FAREWELL));
+        self.stop().map(drop)
     }
 
     fn stop(&mut self) -> Result<End, BackupError> {

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use crate::ctx::{Cancel, Cancelled, Clock};
 
+/// How often a wait looks at the second of its flags: a large file may have to wait for many minutes.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// A bandwidth limit shared by workers. Each piece of data reserves its time on one line; who comes too early waits.
 #[derive(Debug)]
 pub(crate) struct Throttle {
@@ -19,17 +22,24 @@ impl Throttle {
         Self { bytes_per_second: bytes_per_second.filter(|b| *b > 0), free_at: Mutex::default() }
     }
 
-    /// Waits until `bytes` more may pass.
-    pub(crate) fn take(&self, bytes: usize, clock: &dyn Clock, cancel: &Cancel) -> Result<(), Cancelled> {
+    /// Waits until `bytes` more may pass, or until one of the flags is set.
+    pub(crate) fn take(&self, bytes: usize, clock: &dyn Clock, cancels: [&Cancel; 2]) -> Result<(), Cancelled> {
         let Some(rate) = self.bytes_per_second else { return Ok(()) };
         let now = clock.monotonic();
-        let wait = {
+        let mut wait = {
             let mut free_at = self.free_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let begin = (*free_at).max(now);
             *free_at = begin + Duration::from_secs_f64(bytes as f64 / rate as f64);
             begin.saturating_sub(now)
         };
-        if wait.is_zero() { Ok(()) } else { clock.pause(wait, cancel) }
+        let [first, second] = cancels;
+        while !wait.is_zero() {
+            second.check()?;
+            let step = wait.min(LOOK);
+            clock.pause(step, first)?;
+            wait -= step;
+        }
+        Ok(())
     }
 }
 
@@ -63,16 +73,29 @@ mod tests {
         let clock = Stepping(AtomicU64::new(0));
         let throttle = Throttle::new(Some(1000));
         for _ in 0..10 {
-            throttle.take(100, &clock, &Cancel::new()).unwrap();
+            throttle.take(100, &clock, [&Cancel::new(), &Cancel::new()]).unwrap();
         }
         assert_eq!(clock.monotonic(), Duration::from_millis(900));
+    }
+
+    #[test]
+    fn a_long_wait_ends_by_either_flag() {
+        for set in 0..2 {
+            let clock = Stepping(AtomicU64::new(0));
+            let flags = [Cancel::new(), Cancel::new()];
+            let throttle = Throttle::new(Some(1));
+            throttle.take(3600, &clock, [&flags[0], &flags[1]]).unwrap();
+            flags[set].cancel();
+            assert_eq!(throttle.take(1_000_000, &clock, [&flags[0], &flags[1]]), Err(Cancelled));
+            assert!(clock.monotonic() < Duration::from_secs(10));
+        }
     }
 
     #[test]
     fn no_limit_never_waits() {
         let clock = Stepping(AtomicU64::new(0));
         for limit in [None, Some(0)] {
-            Throttle::new(limit).take(1 << 40, &clock, &Cancel::new()).unwrap();
+            Throttle::new(limit).take(1 << 40, &clock, [&Cancel::new(), &Cancel::new()]).unwrap();
         }
         assert_eq!(clock.monotonic(), Duration::ZERO);
     }

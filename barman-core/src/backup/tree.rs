@@ -43,6 +43,12 @@ impl Wanted {
         Self { entry, compare: None, optional: false, tries: 0 }
     }
 
+    /// A file that was to be taken from the parent.
+    pub(crate) fn of(spec: &FileSpec) -> Self {
+        let FileSpec { path, mode, mtime, size, .. } = spec.clone();
+        Self::copy(Entry { path, kind: EntryKind::File, size, mtime, mode })
+    }
+
     /// A file known by name only.
     pub(crate) fn by_name(path: Utf8PathBuf, optional: bool) -> Self {
         let entry = Entry { path, kind: EntryKind::File, size: 0, mtime: FileTime::default(), mode: 0o600 };
@@ -53,6 +59,8 @@ impl Wanted {
 /// What is to be done for one tree.
 #[derive(Debug, Default)]
 pub(crate) struct WorkList {
+    /// Permission bits of the top directory; `None` when it is made already.
+    pub(crate) top_mode: Option<u32>,
     /// Directories, parents first.
     pub(crate) directories: Vec<DirSpec>,
     /// Files to take from the parent without reading them.
@@ -80,7 +88,7 @@ pub(crate) fn examine(
 }
 
 fn decide(root: Root, listing: Vec<Entry>, rules: &Exclusions, reuse: Option<&Reuse>) -> WorkList {
-    let mut work = WorkList::default();
+    let mut work = WorkList { top_mode: Some(top_mode(root, &listing)), ..WorkList::default() };
     let mut files = Vec::new();
     for entry in listing {
         if rules.verdict(&entry) == Verdict::Leave {
@@ -109,6 +117,19 @@ fn decide(root: Root, listing: Vec<Entry>, rules: &Exclusions, reuse: Option<&Re
     work.fetch_bytes = files.iter().map(|w| w.entry.size).sum();
     work.fetch = files.into();
     work
+}
+
+/// The permission bits of the top directory of a tree: 0750 for a cluster with group access (`initdb -g`), else 0700.
+///
+/// Listings leave the top itself out; the server gives every directory that it makes the same bits
+/// (`pg_dir_create_mode`, `src/common/file_perm.c`), and takes no data directory with others than these two.
+pub(crate) fn top_mode(root: Root, listing: &[Entry]) -> u32 {
+    let made_by_server = |entry: &&Entry| match root {
+        Root::Data => entry.path == "global",
+        Root::Tablespace(_) => entry.path.as_str().starts_with("PG_") && entry.path.components().count() == 1,
+    };
+    let mode = listing.iter().filter(|e| e.is_dir()).find(made_by_server).map_or(0o700, |e| e.mode);
+    if mode & 0o777 == 0o750 { 0o750 } else { 0o700 }
 }
 
 /// The specification of a file as listed.
@@ -147,6 +168,17 @@ mod tests {
         let files: Vec<&str> = work.fetch.iter().map(|w| w.entry.path.as_str()).collect();
         assert_eq!(files, ["base/5/2", "base/5/1", "PG_VERSION"]);
         assert_eq!(work.fetch_bytes, 43);
+    }
+
+    #[test]
+    fn group_access_is_kept() {
+        let dir = |path: &str, mode| Entry { mode, ..entry(path, EntryKind::Directory, 0) };
+        for (mode, expected) in [(0o750, 0o750), (0o700, 0o700), (0o755, 0o700)] {
+            assert_eq!(top_mode(Root::Data, &[dir("base", 0o777), dir("global", mode)]), expected);
+            let tablespace = Root::Tablespace(crate::model::Oid(16386));
+            assert_eq!(top_mode(tablespace, &[dir("PG_15_202209061", mode)]), expected);
+        }
+        assert_eq!(top_mode(Root::Data, &[]), 0o700);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::page_check::{PageCheck, PageLayout, Suspect, judge, page_lsn};
 use super::throttle::Throttle;
 use super::tree::{Tree, Wanted};
 use super::vanish::{may_shrink_to, may_vanish};
+use super::port::transfer;
 use super::{BackupError, BackupJob, CorruptPage, Skipped};
 use crate::catalog::{BackupReader, BackupSpace, FileProof, FileSink, FileSpec};
 use crate::ctx::{Cancel, Ctx, Event};
@@ -94,7 +95,6 @@ fn round(
     lane: &mut Option<Box<dyn Lane>>,
     harvest: &mut Harvest,
 ) -> Result<(), BackupError> {
-    let transfer = |source| BackupError::Transfer { source };
     let lane = match lane {
         Some(lane) => lane,
         None => lane.insert(shared.transport.lane().map_err(transfer)?),
@@ -116,7 +116,11 @@ fn round(
     }
     let unanswered = left.len();
     shared.lock_queue().extend(left);
-    outcome.map_err(transfer)?;
+    if let Err(error) = outcome {
+        // What was received and is not yet settled has no proof: without one it would not be part of the backup.
+        shared.lock_queue().extend(doubtful.into_iter().map(|doubt| doubt.wanted));
+        return Err(transfer(error));
+    }
     if unanswered > 0 {
         return Err(transfer(TransportError::Protocol {
             target: shared.transport.target().to_owned(),
@@ -124,8 +128,14 @@ fn round(
             reason: format!("{unanswered} files were asked for and neither received nor refused"),
         }));
     }
-    for doubt in doubtful {
-        settle(shared, lane.as_mut(), doubt, harvest)?;
+    let mut doubtful = doubtful.into_iter();
+    while let Some(doubt) = doubtful.next() {
+        let wanted = doubt.wanted.clone();
+        if let Err(error) = settle(shared, lane.as_mut(), doubt, harvest) {
+            // The same: this one and those after it are read again, or the backup fails.
+            shared.lock_queue().extend(std::iter::once(wanted).chain(doubtful.map(|doubt| doubt.wanted)));
+            return Err(error);
+        }
     }
     Ok(())
 }
@@ -137,11 +147,13 @@ fn settle(
     doubt: Doubt,
     harvest: &mut Harvest,
 ) -> Result<(), BackupError> {
-    let Some(start) = shared.start_lsn else { return Ok(()) };
+    let Some(start) = shared.start_lsn else {
+        harvest.proofs.push(doubt.proof);
+        return Ok(());
+    };
     let size = shared.layout.block_size;
     let path = shared.tree.source.join(&doubt.wanted.entry.path);
-    let mut torn = false;
-    let mut corrupt = Vec::new();
+    let (mut torn, mut corrupt, mut newer) = (Vec::new(), Vec::new(), Vec::new());
     for suspect in &doubt.suspects {
         let page = CorruptPage {
             root: shared.tree.root,
@@ -151,38 +163,55 @@ fn settle(
             expected: suspect.expected,
         };
         if suspect.lsn > start {
-            harvest.newer.push((page, suspect.lsn));
+            newer.push((page, suspect.lsn));
             continue;
         }
         let offset = u64::from(suspect.index) * u64::from(size);
-        let mut again = Vec::with_capacity(size as usize);
-        lane.read(&path, offset, Some(u64::from(size)))
-            .and_then(|mut stream| {
-                stream.read_to_end(&mut again).map_err(|e| TransportError::Lost {
-                    target: shared.transport.target().to_owned(),
-                    doing: format!("reading a page of {path} again"),
-                    reason: e.to_string(),
-                })
-            })
-            .map_err(|source| BackupError::Transfer { source })?;
-        if again.len() < size as usize {
-            // The relation was truncated meanwhile: replay does the same.
+        let Some(again) = read_page(shared, lane, &path, offset, size)? else {
+            // The relation was truncated or dropped meanwhile: replay does the same.
             continue;
-        }
+        };
         match judge(&again, suspect.index, suspect.block) {
             // Newer than the start: replay writes the whole page.
             _ if page_lsn(&again) > start => {}
-            None => torn = true,
+            None => torn.push(page),
             Some(_) => corrupt.push(page),
         }
     }
-    if torn && doubt.wanted.tries < MOST_TRIES {
+    if !torn.is_empty() && doubt.wanted.tries < MOST_TRIES {
         shared.lock_queue().push_back(Wanted { tries: doubt.wanted.tries + 1, ..doubt.wanted });
         return Ok(());
     }
+    // A page that was torn each time is wrong in the backup, whatever the source holds.
     harvest.corrupt.extend(corrupt);
+    harvest.corrupt.extend(torn);
+    harvest.newer.extend(newer);
     harvest.proofs.push(doubt.proof);
     Ok(())
+}
+
+/// One page of a file; `None` when the file does not reach so far any more.
+fn read_page(
+    shared: &Shared<'_>,
+    lane: &mut dyn Lane,
+    path: &Utf8Path,
+    offset: u64,
+    size: u32,
+) -> Result<Option<Vec<u8>>, BackupError> {
+    let mut page = Vec::with_capacity(size as usize);
+    let read = lane.read(path, offset, Some(u64::from(size))).and_then(|mut stream| {
+        stream.read_to_end(&mut page).map_err(|e| TransportError::Lost {
+            target: shared.transport.target().to_owned(),
+            doing: format!("reading a page of {path} again"),
+            reason: e.to_string(),
+        })
+    });
+    match read {
+        Ok(_) if page.len() >= size as usize => Ok(Some(page)),
+        Ok(_) => Ok(None),
+        Err(TransportError::File { kind: io::ErrorKind::NotFound, .. }) => Ok(None),
+        Err(error) => Err(transfer(error)),
+    }
 }
 
 fn check_stop(shared: &Shared<'_>) -> Result<(), BackupError> {
@@ -253,11 +282,14 @@ impl Sink<'_, '_> {
         };
         let compare =
             wanted.and_then(|w| w.compare).filter(|p| p.size == facts.size && p.mtime == spec.mtime);
-        let output = match (compare, shared.parent) {
-            (Some(proof), Some(parent)) => {
-                Output::Comparing { theirs: parent.open(proof.root, &proof.path)?, same: 0, proof }
-            }
-            _ => Output::Writing(shared.space.file(spec.clone())?),
+        // A file that the parent has lost is no reason not to take this backup: it is stored anew.
+        let theirs = compare.and_then(|proof| {
+            let theirs = shared.parent?.open(proof.root, &proof.path).ok()?;
+            Some((proof, theirs))
+        });
+        let output = match theirs {
+            Some((proof, theirs)) => Output::Comparing { theirs, same: 0, proof },
+            None => Output::Writing(shared.space.file(spec.clone())?),
         };
         Ok(Current { spec, pages, output })
     }
@@ -265,7 +297,7 @@ impl Sink<'_, '_> {
     fn take(&mut self, bytes: &[u8]) -> Result<(), BackupError> {
         let shared = self.shared;
         check_stop(shared)?;
-        shared.throttle.take(bytes.len(), shared.ctx.clock, shared.stop)?;
+        shared.throttle.take(bytes.len(), shared.ctx.clock, [shared.stop, shared.ctx.cancel])?;
         let Some(current) = self.current.as_mut() else { return Ok(()) };
         if let Some(pages) = current.pages.as_mut() {
             pages.push(bytes);
@@ -442,3 +474,7 @@ fn read_full(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
 fn finer(stream: FileTime, listed: FileTime) -> FileTime {
     if stream.nanos == 0 && stream.seconds == listed.seconds { listed } else { stream }
 }
+
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+mod tests;

@@ -48,6 +48,7 @@ impl Locks {
             Purpose::Restore => "a restore",
             Purpose::Parent => "a backup that takes files from it",
             Purpose::Annotation => "a change of its keep",
+            Purpose::Backup => "taking the backup",
         };
         self.locks.share(&name, why, &self.ctx(&Cancel::new())).map_err(|e| busy(id, e))
     }

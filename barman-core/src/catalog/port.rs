@@ -199,6 +199,8 @@ pub enum Purpose {
     Parent,
     /// Its annotations are being changed.
     Annotation,
+    /// It is being taken.
+    Backup,
 }
 
 /// Keeps a backup from removal while it lives.

@@ -235,7 +235,11 @@ impl Run<'_> {
     ) -> Result<StoreItem, TransportError> {
         self.go_on(stop)?;
         // Whole files at a time: the rate holds over the restore, not over each moment of it.
-        self.throttle.take(usize::try_from(entry.size).unwrap_or(usize::MAX), self.ctx.clock, stop)?;
+        self.throttle.take(
+            usize::try_from(entry.size).unwrap_or(usize::MAX),
+            self.ctx.clock,
+            [stop, self.ctx.cancel],
+        )?;
         let source =
             |e: io::Error| TransportError::Source { target: self.transport.target().to_owned(), source: e };
         let bytes =

@@ -11,7 +11,7 @@ use crate::backup::{
     BackupError, BackupExecutor, BackupJob, BackupJournal, Begin, CopyExecutor, CorruptPagePolicy, End,
     ReusePlan,
 };
-use crate::catalog::{BackupSpace, Catalog, Draft, Purpose, SpaceReport};
+use crate::catalog::{BackupSpace, Catalog, CatalogError, Draft, Lease, Purpose, SpaceReport};
 use crate::config::{Operation, ReuseBackup};
 use crate::ctx::Ctx;
 use crate::format::text::{human_duration, percentage, pretty_size};
@@ -101,6 +101,8 @@ impl Server {
         draft.backup_name = options.name.clone();
         draft.mode = Some(executor.method());
         let (info, space) = self.catalog.create(Draft { created_at, info: draft })?;
+        // While it is being taken nobody removes it, nor the WAL that it may need.
+        let _lease = self.catalog.lease(&info.id, Purpose::Backup)?;
         ctx.info(format!(
             "Starting backup using {} method for server {} in {}",
             executor.method(),
@@ -120,10 +122,18 @@ impl Server {
                 Ok(info)
             }
             Err(error) => {
-                self.catalog.update(&info.id, &mut |info| {
+                // Whatever an interruption broke on its way, it is the reason.
+                let error = ctx.cancel.check().map_or_else(ServerError::from, |()| error);
+                let failed = self.catalog.update(&info.id, &mut |info| {
                     info.status = Status::Failed;
                     info.error = Some(error.as_failure());
-                })?;
+                });
+                if let Err(second) = failed {
+                    ctx.warn(format!(
+                        "Backup {} could not be marked as FAILED, the next backup will do it: {second}",
+                        info.id
+                    ));
+                }
                 Err(error)
             }
         }
@@ -138,21 +148,11 @@ impl Server {
         ctx: &Ctx<'_>,
     ) -> Result<BackupInfo, ServerError> {
         let options = &self.config.options;
-        let reuse = match (options.reuse_backup, previous) {
-            (Some(how @ (ReuseBackup::Link | ReuseBackup::Copy)), Some(parent)) => match parent.begin_time {
-                Some(parent_begin) => Some(ReusePlan {
-                    parent: parent.id,
-                    parent_begin,
-                    reader: Arc::from(self.catalog.open(&parent.id)?),
-                    link: how == ReuseBackup::Link,
-                }),
-                None => None,
-            },
-            _ => None,
-        };
-        let _lease = match &reuse {
-            Some(plan) => Some(self.catalog.lease(&plan.parent, Purpose::Parent)?),
-            None => None,
+        let link = options.reuse_backup == Some(ReuseBackup::Link);
+        let wanted = link || options.reuse_backup == Some(ReuseBackup::Copy);
+        let (reuse, _lease) = match previous.filter(|_| wanted) {
+            Some(parent) => self.reuse_of(&parent, link, ctx)?.unzip(),
+            None => (None, None),
         };
         let job = BackupJob {
             server: self.name().clone(),
@@ -194,6 +194,31 @@ impl Server {
             ctx.info(format!("Backup end at LSN: {lsn} ({wal}, {offset:08X})"));
         }
         Ok(info)
+    }
+
+    /// What can be taken from another backup, and the lease that keeps it there; `None` when it goes away just now.
+    fn reuse_of(
+        &self,
+        parent: &BackupInfo,
+        link: bool,
+        ctx: &Ctx<'_>,
+    ) -> Result<Option<(ReusePlan, Lease)>, ServerError> {
+        let Some(parent_begin) = parent.begin_time else { return Ok(None) };
+        let opened = self
+            .catalog
+            .lease(&parent.id, Purpose::Parent)
+            .and_then(|lease| Ok((lease, self.catalog.open(&parent.id)?)));
+        match opened {
+            Ok((lease, reader)) => {
+                let plan = ReusePlan { parent: parent.id, parent_begin, reader: Arc::from(reader), link };
+                Ok(Some((plan, lease)))
+            }
+            Err(error @ (CatalogError::Busy { .. } | CatalogError::NotFound { .. })) => {
+                ctx.warn(format!("No files are taken from backup {}: {error}", parent.id));
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The newest available backup whose files may be taken again: the last one, when it has a full manifest.
@@ -241,11 +266,12 @@ impl Journal<'_> {
         Ok(())
     }
 
-    /// Before the first backup nothing can use the WAL: what precedes it is dropped.
-    fn drop_useless_wal(&self) -> Result<(), BackupError> {
-        self.server
-            .purge_before_first(&self.id, &self.ctx)
-            .map_err(|e| BackupError::Housekeeping { source: Box::new(e) })
+    /// Before the first backup nothing can use the WAL: what precedes it is dropped. That only frees space, so that
+    /// trouble with it is told and does not cost the backup.
+    fn drop_useless_wal(&self) {
+        if let Err(error) = self.server.purge_before_first(&self.id, &self.ctx) {
+            self.ctx.warn(format!("WAL from before the first backup was not removed: {error}"));
+        }
     }
 }
 
@@ -281,12 +307,14 @@ impl BackupJournal for Journal<'_> {
         })?;
         let offset = started.lsn.offset(size);
         self.ctx.info(format!("Backup start at LSN: {} ({begin_wal}, {offset:08X})", started.lsn));
-        self.drop_useless_wal()
+        self.drop_useless_wal();
+        Ok(())
     }
 
     fn copied(&self, stats: &PyValue) -> Result<(), BackupError> {
         self.record(&mut |info| info.copy_stats = Some(stats.clone()))?;
-        self.drop_useless_wal()
+        self.drop_useless_wal();
+        Ok(())
     }
 
     fn stopped(&self, end: &End) -> Result<(), BackupError> {
