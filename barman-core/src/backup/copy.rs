@@ -416,7 +416,8 @@ impl Run<'_> {
     fn copy_control_by_a_fresh_lane(&self, mode: u32) -> Result<FileProof, BackupError> {
         let mut failures = 0;
         loop {
-            let copied = self.transport.lane().map_err(transfer).and_then(|mut l| self.copy_control(l.as_mut(), mode));
+            let copied =
+                self.transport.lane().map_err(transfer).and_then(|mut l| self.copy_control(l.as_mut(), mode));
             match copied {
                 Err(BackupError::Transfer { source })
                     if source.is_transient() && failures < self.job.retry_times =>

@@ -23,7 +23,12 @@ impl Throttle {
     }
 
     /// Waits until `bytes` more may pass, or until one of the flags is set.
-    pub(crate) fn take(&self, bytes: usize, clock: &dyn Clock, cancels: [&Cancel; 2]) -> Result<(), Cancelled> {
+    pub(crate) fn take(
+        &self,
+        bytes: usize,
+        clock: &dyn Clock,
+        cancels: [&Cancel; 2],
+    ) -> Result<(), Cancelled> {
         let Some(rate) = self.bytes_per_second else { return Ok(()) };
         let now = clock.monotonic();
         let mut wait = {

@@ -8,10 +8,10 @@ use std::sync::Mutex;
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::page_check::{PageCheck, PageLayout, Suspect, judge, page_lsn};
+use super::port::transfer;
 use super::throttle::Throttle;
 use super::tree::{Tree, Wanted};
 use super::vanish::{may_shrink_to, may_vanish};
-use super::port::transfer;
 use super::{BackupError, BackupJob, CorruptPage, Skipped};
 use crate::catalog::{BackupReader, BackupSpace, FileProof, FileSink, FileSpec};
 use crate::ctx::{Cancel, Ctx, Event};

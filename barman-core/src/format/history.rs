@@ -57,10 +57,18 @@ impl TimelineHistory {
             if entries.last().is_some_and(|last| last.parent >= parent) {
                 return Err(error("timeline ids must increase"));
             }
+            if entries.last().is_some_and(|last| last.switch > switch) {
+                return Err(error("the positions must not go back"));
+            }
             if parent >= timeline {
                 return Err(error("an ancestor must have a smaller id than the timeline itself"));
             }
             entries.push(HistoryEntry { parent, switch, reason: rest.trim().to_owned() });
+        }
+        // The server writes at least the line of the parent, and one that does not end is cut short: without its last
+        // lines a timeline would seem to have other ancestors than it has.
+        if entries.is_empty() {
+            return Err(HistoryError { timeline, line: 1, reason: "a parent is expected" });
         }
         Ok(Self { timeline, entries })
     }
@@ -146,6 +154,9 @@ mod tests {
     #[test]
     fn what_the_server_refuses_is_refused() {
         for (text, reason) in [
+            ("", "a parent is expected"),
+            ("# only a comment\n\n", "a parent is expected"),
+            ("1\t0/2\tr\n2\t0/1\tr\n", "the positions must not go back"),
             ("x\t0/1\tr\n", "the timeline id is not a number"),
             ("1\n", "the position is missing"),
             ("1\t01\tr\n", "the position is not an LSN"),
@@ -158,7 +169,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn text_round_trip(switches in proptest::collection::vec(any::<u64>(), 0..6)) {
+        fn text_round_trip(switches in proptest::collection::vec(any::<u64>(), 1..6)) {
+            let mut switches = switches;
+            switches.sort_unstable();
             let entries = switches.iter().zip(1u32..).map(|(switch, id)| HistoryEntry {
                 parent: tl(id),
                 switch: Lsn::new(*switch),

@@ -5,9 +5,11 @@
 //! (`src/backend/utils/misc/guc-file.l`). Bytes that are not UTF-8 pass through unchanged.
 
 /// Settings that would act on archives or on where recovery stops: they are made comments, but for `archive_command`,
-/// which becomes `false`.
+/// which becomes `false`. `archive_library` (15 and later) is not in Barman's list; a restored server would archive
+/// into the place of the old one by it, and refuses it beside `archive_command` (16 and later).
 const NEUTRALISED: &[&str] = &[
     "archive_command",
+    "archive_library",
     "recovery_target",
     "recovery_target_action",
     "recovery_target_inclusive",
@@ -69,12 +71,12 @@ pub fn neutralise(content: &[u8]) -> Neutralised {
             result.text.extend_from_slice(line);
             continue;
         };
-        if !NEUTRALISED.contains(&key) {
-            if DANGEROUS.contains(&key) {
+        if !is_one_of(NEUTRALISED, key) {
+            if is_one_of(DANGEROUS, key) {
                 result.dangerous.push(Line { number, key: key.to_owned(), value: Some(value) });
             }
             result.text.extend_from_slice(line);
-        } else if key == "archive_command" {
+        } else if key.eq_ignore_ascii_case("archive_command") {
             result.text.extend_from_slice(b"archive_command = false\n");
             result.changes.push(Line { number, key: key.to_owned(), value: Some("false".to_owned()) });
         } else {
@@ -102,7 +104,12 @@ pub fn asks_for_standby(content: &[u8]) -> bool {
     standby
 }
 
-/// Key and value of an active line; `None` for empty lines and comments. Keys are compared as written.
+/// Names of settings have no case (`guc_name_compare` in `src/backend/utils/misc/guc.c`).
+fn is_one_of(list: &[&str], key: &str) -> bool {
+    list.iter().any(|name| name.eq_ignore_ascii_case(key))
+}
+
+/// Key and value of an active line; `None` for empty lines and comments.
 fn setting(line: &[u8]) -> Option<(&str, String)> {
     let line = line.trim_ascii();
     if line.is_empty() || line.starts_with(b"#") {
@@ -173,6 +180,16 @@ mod tests {
                 line(4, "ssl_key_file", Some("'k'"))
             ]
         );
+    }
+
+    #[test]
+    fn names_have_no_case_and_a_library_archives_too() {
+        let result =
+            neutralise(b"Archive_Command = 'x'\nARCHIVE_LIBRARY = 'basic_archive'\nData_Directory = '/x'\n");
+        let expected =
+            "archive_command = false\n#BARMAN#ARCHIVE_LIBRARY = 'basic_archive'\nData_Directory = '/x'\n";
+        assert_eq!(String::from_utf8(result.text).unwrap(), expected);
+        assert_eq!((result.changes.len(), result.dangerous.len()), (2, 1));
     }
 
     #[test]

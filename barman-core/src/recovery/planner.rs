@@ -37,6 +37,15 @@ impl RecoveryPlanner for StandardPlanner {
                 Some(wal_plan(request, facts, &needs, &path, &log, directory.as_deref()))
             }
         };
+        if let Some(wal) = wal.as_ref().filter(|wal| !wal.own_directory) {
+            staging_is_apart(&wal.directory, &request.destination, &trees)?;
+        }
+        if let (StopPoint::Time(target), Some((missing, _))) = (&request.target.stop, log.missing) {
+            warnings.push(format!(
+                "WAL file {missing} is missing in the archive. By the times of the files before it, {target} lies \
+                 before the gap; if recovery ends too early, archiving was late and that time cannot be reached"
+            ));
+        }
         let settings = settings::plan(request, needs.version, wal.as_ref(), explicit)?;
         let copies = wal.is_some();
         Ok(RecoveryPlan {
@@ -111,7 +120,10 @@ fn choose_path(
         TargetTimeline::Id(timeline) => Ok((wanted(timeline)?, None)),
         TargetTimeline::Latest => {
             let newest = facts.histories.iter().map(|h| h.timeline).max().unwrap_or(needs.timeline);
-            Ok((wanted(newest.max(needs.timeline))?, None))
+            let newest = newest.max(needs.timeline);
+            // Where an id is missing in between, the server's own search would stop there.
+            let explicit = (newest != server_latest(needs.timeline, facts)).then_some(newest);
+            Ok((wanted(newest)?, explicit))
         }
         TargetTimeline::Default => {
             let archive_recovery = request.target.is_point_in_time()
@@ -202,6 +214,30 @@ fn trees(request: &RecoveryRequest, tablespaces: &[TablespacePlan]) -> Result<Ve
     }
     trees.push(TreePlan { root: Root::Data, destination: request.destination.clone() });
     Ok(trees)
+}
+
+/// The staging directory is removed with all it holds when recovery ends: it may hold nothing else.
+fn staging_is_apart(staging: &Utf8Path, destination: &Utf8Path, trees: &[TreePlan]) -> Result<(), PlanError> {
+    if !staging.is_absolute() {
+        return Err(PlanError::Invalid(format!(
+            "The staging directory for WAL, '{staging}', is not an absolute path"
+        )));
+    }
+    let in_the_way = trees.iter().find(|tree| match (tree.root, staging.strip_prefix(destination)) {
+        // A directory of its own in the data directory, as the default is, but none of the server's.
+        (Root::Data, Ok(inside)) => inside.components().next().is_none_or(|first| {
+            let name = first.as_str();
+            matches!(name, "base" | "global" | "log") || name.starts_with("pg_")
+        }),
+        _ => overlap(&tree.destination, staging),
+    });
+    in_the_way.map_or(Ok(()), |tree| {
+        Err(PlanError::Overlap(format!(
+            "The staging directory for WAL, {staging}, is removed when recovery ends and would take files of {} \
+             along; choose a directory of its own with --staging-wal-directory",
+            tree.destination
+        )))
+    })
 }
 
 fn overlap(a: &Utf8Path, b: &Utf8Path) -> bool {

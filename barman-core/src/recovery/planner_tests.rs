@@ -319,3 +319,70 @@ fn an_action_without_a_target_is_refused() {
     let error = plan(&wish, &backup(150_020), &[], &segments(1, &[3, 4])).unwrap_err();
     assert_eq!(error.to_string(), "Can't enable recovery target action when PITR is not required");
 }
+
+#[test]
+fn i22_the_staging_directory_takes_nothing_else_along() {
+    let (info, wals) = (backup(150_020), segments(1, &[3, 4, 5]));
+    let with = |staging: &str| {
+        let mut wish = request(StopPoint::Immediate);
+        wish.wal = WalDelivery::Copy { directory: Some(staging.into()) };
+        plan(&wish, &info, &[], &wals)
+    };
+    for staging in ["/srv/restored/my_wal", "/var/tmp/wal", "/srv/restored_wal"] {
+        assert!(with(staging).is_ok(), "{staging}");
+    }
+    for staging in [
+        "/srv/restored",
+        "/srv",
+        "/",
+        "/srv/restored/base",
+        "/srv/restored/pg_wal",
+        "/srv/restored_ts1",
+        "/srv/restored_ts1/x",
+    ] {
+        assert!(matches!(with(staging), Err(PlanError::Overlap(_))), "{staging}");
+    }
+    assert!(matches!(with("wal"), Err(PlanError::Invalid(_))));
+}
+
+#[test]
+fn what_postgresql_reads_in_quotes_is_what_was_meant() {
+    let (info, wals) = (backup(150_020), segments(1, &[3, 4, 5]));
+    let mut wish = request(StopPoint::Name(r"it's \n".into()));
+    wish.wal = WalDelivery::Copy { directory: Some("/srv/100%f it's".into()) };
+    let lines = plan(&wish, &info, &[], &wals).unwrap().settings.unwrap().lines;
+    assert_eq!(
+        lines,
+        [
+            r"restore_command = 'cp ''/srv/100%%f it''\\''''s''/%f %p'",
+            r"recovery_end_command = 'rm -fr ''/srv/100%%f it''\\''''s'''",
+            r"recovery_target_name = 'it''s \\n'",
+        ]
+    );
+}
+
+#[test]
+fn i22_recovery_settings_stay_in_the_data_directory() {
+    let (info, wals) = (backup(150_020), segments(1, &[3, 4, 5]));
+    for (file, good) in
+        [("conf.d/recovery.conf", true), ("/etc/passwd", false), ("../postgresql.conf", false), ("", false)]
+    {
+        let mut wish = request(StopPoint::Immediate);
+        wish.settings_file = Some(file.to_owned());
+        assert_eq!(plan(&wish, &info, &[], &wals).is_ok(), good, "{file}");
+    }
+}
+
+#[test]
+fn the_latest_timeline_is_named_where_postgresql_would_not_find_it() {
+    let info = backup(150_020);
+    let mut wish = request(StopPoint::Xid(700));
+    wish.target.timeline = TargetTimeline::Latest;
+    for (id, line) in [(2, "recovery_target_timeline = latest"), (3, "recovery_target_timeline = '3'")] {
+        let mut wals = segments(1, &[3, 4, 5]);
+        wals.extend(segments(id, &[5]));
+        let made = plan(&wish, &info, &[history(id, 1, "0/5000100")], &wals).unwrap();
+        let lines = made.settings.unwrap().lines;
+        assert!(lines.contains(&line.to_owned()), "{lines:?}");
+    }
+}

@@ -1,5 +1,6 @@
 //! The recovery settings of a restored server, in Barman's words and order.
 
+use camino::{Utf8Component, Utf8Path};
 use time::OffsetDateTime;
 
 use super::{PlanError, RecoveryRequest, SettingsPlan, WalDelivery, WalPlan};
@@ -34,6 +35,10 @@ pub(crate) fn plan(
         (TargetTimeline::Default, None) => {}
         // `current` means the backup's own timeline before 12 only when nothing is written.
         (TargetTimeline::Current, _) if !version.has_recovery_signal() => {}
+        // As the planner found it, where the server's own search would end elsewhere.
+        (TargetTimeline::Latest, Some(timeline)) => {
+            lines.push(format!("recovery_target_timeline = '{timeline}'"))
+        }
         (typed, _) => lines.push(format!("recovery_target_timeline = {typed}")),
     }
     if let Some(action) = target.action {
@@ -48,6 +53,12 @@ pub(crate) fn plan(
     }
     let (file, signal) = if version.has_recovery_signal() {
         let file = request.settings_file.clone().unwrap_or_else(|| "postgresql.auto.conf".to_owned());
+        let stays = Utf8Path::new(&file).components().all(|c| matches!(c, Utf8Component::Normal(_)));
+        if file.is_empty() || !stays {
+            return Err(PlanError::Invalid(format!(
+                "The file for recovery settings, '{file}', must lie in the data directory and be named relative to it"
+            )));
+        }
         (file, Some(if request.standby { "standby.signal" } else { "recovery.signal" }))
     } else {
         if request.settings_file.is_some() {
@@ -71,7 +82,7 @@ fn delivery(request: &RecoveryRequest, wal: Option<&WalPlan>, lines: &mut Vec<St
         }
         WalDelivery::Copy { .. } => {
             let Some(wal) = wal.filter(|w| !w.own_directory) else { return };
-            let directory = shell_word(wal.directory.as_str());
+            let directory = command_word(wal.directory.as_str());
             lines.push(format!("restore_command = '{}'", quote(&format!("cp {directory}/%f %p"))));
             if !request.standby {
                 lines.push(format!("recovery_end_command = '{}'", quote(&format!("rm -fr {directory}"))));
@@ -114,9 +125,15 @@ fn time_text(time: OffsetDateTime) -> String {
     timestamp::python_str(time)
 }
 
-/// Doubles single quotes, as the configuration grammar wants inside quotes.
+/// Doubles single quotes and backslashes, as the configuration grammar wants inside quotes (`DeescapeQuotedString` in
+/// `src/backend/utils/misc/guc-file.l`).
 fn quote(text: &str) -> String {
-    text.replace('\'', "''")
+    text.replace('\\', r"\\").replace('\'', "''")
+}
+
+/// A directory in a command that PostgreSQL runs: a word for the shell, in which a percent sign is only that.
+fn command_word(directory: &str) -> String {
+    shell_word(directory).replace('%', "%%")
 }
 
 /// A word for the shell: as it is when harmless, else in single quotes.

@@ -273,10 +273,8 @@ fn parents(own: Timeline, text: &[u8]) -> Result<Vec<Timeline>, String> {
 
 fn history(own: Timeline, text: &[u8]) -> Result<(), Fault> {
     match parents(own, text) {
-        Err(reason) => Err(Fault::new(reason)),
-        Ok(parents) if parents.is_empty() => {
-            Err(Fault { reason: "it names no parent timeline".into(), short: true })
-        }
+        // Without the end of its last line it may still be growing.
+        Err(reason) => Err(Fault { reason, short: text.last() != Some(&b'\n') }),
         Ok(_) if text.last() != Some(&b'\n') => {
             Err(Fault { reason: "its last line has no end".into(), short: true })
         }
