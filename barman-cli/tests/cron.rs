@@ -166,3 +166,53 @@ fn locks_that_nobody_holds_go() {
     home.barman(&["cron"]).ok().unwrap();
     assert!(!home.exists("../.main-backup.lock"));
 }
+
+#[test]
+fn what_this_version_lacks_is_said_and_the_rest_is_done() {
+    let mut home = home("REDUNDANCY 1", "0", &[done(A, 2, 3), done(B, 5, 6)]);
+    home.world
+        .server("main")
+        .option("archiver", "off")
+        .option("streaming_archiver", "on")
+        .option("streaming_conninfo", "host=/nonexistent")
+        .option("slot_name", "barman");
+    home.world.server("copy").option("primary_ssh_command", "ssh nowhere");
+    home.world.server("zebra").conninfo("host=/nonexistent").option("backup_method", "local-rsync");
+    let run = home.barman(&["cron"]);
+    assert_eq!(run.code(), Some(1), "{run}");
+    for line in [
+        "ERROR: primary_ssh_command = (a passive node) of server 'copy' is not available in this version\n",
+        "ERROR: streaming_archiver = on of server 'main' is not available in this version\n",
+    ] {
+        assert!(run.stderr.contains(line), "{line}: {run}");
+    }
+    assert_eq!(removed(&run.stdout), [A], "{run}");
+    assert!(!run.stdout.contains("Starting WAL archiving for server main"), "{run}");
+    assert!(run.stdout.contains("Starting WAL archiving for server zebra"), "{run}");
+    // With the file archiver on as well, WAL arrives all the same.
+    home.world.server("main").option("archiver", "on");
+    let run = home.barman(&["cron"]);
+    assert!(run.stderr.contains("WARNING: streaming_archiver = on of server 'main'"), "{run}");
+    assert!(run.stdout.contains("Starting WAL archiving for server main"), "{run}");
+}
+
+#[test]
+fn a_cron_that_runs_already_is_left_alone() {
+    if Barman::require().is_none() {
+        return;
+    }
+    let home = home("REDUNDANCY 1", "0", &[done(A, 2, 3), done(B, 5, 6)]);
+    let lock = home.world.home().join(".main-cron.lock");
+    home.barman(&["list-servers"]);
+    let mut held = home
+        .world
+        .command("flock")
+        .args(["-n", lock.as_str(), "sh", "-c", &format!("echo $$ > {lock}; exec sleep 60")])
+        .spawn()
+        .unwrap();
+    wait_until("the lock", || !home.read("../.main-cron.lock").is_empty());
+    assert_eq!(said(&home.barman(&["cron"])), said(&home.oracle(&["cron"])));
+    assert!(home.exists(&format!("base/{A}")));
+    home.barman(&["terminate-process", "main", "cron"]).ok().unwrap();
+    held.wait().unwrap();
+}

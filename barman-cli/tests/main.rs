@@ -6,6 +6,7 @@ mod deleting;
 mod hand_made;
 mod kills;
 mod one_home;
+mod recovering;
 mod scene;
 mod wal_commands;
 mod walk;
