@@ -9,6 +9,7 @@
     reason = "tests and their helpers: a failure is a failing test, and they are the outside world"
 )]
 
+mod backup_copy;
 mod catalog;
 mod config_barman;
 mod config_ini;
