@@ -23,7 +23,8 @@ pub(crate) fn run(arguments: &Arguments, app: &App) -> Result<(), Failure> {
             let text = if text.is_empty() && !server.suffix().is_empty() { " - ".to_owned() } else { text };
             app.output.print(&format!("{name}{text}{}", server.suffix()));
         }
-        app.output.put(name.as_str(), json!({ "description": description }));
+        let shown = description.or(Some(server.suffix()).filter(|suffix| !suffix.is_empty()));
+        app.output.put(name.as_str(), json!({ "description": shown }));
     }
     Ok(())
 }

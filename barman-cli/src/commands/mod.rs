@@ -23,6 +23,8 @@ mod put_wal;
 mod rebuild_xlogdb;
 mod restore;
 mod show_backup;
+mod show_servers;
+mod status;
 mod switch_wal;
 
 use clap::Subcommand;
@@ -74,6 +76,11 @@ pub(crate) enum Command {
     /// Show a backup.
     #[command(visible_alias = "show-backups")]
     ShowBackup(show_backup::Arguments),
+    /// Show the configuration and the state of one or more servers.
+    #[command(visible_alias = "show-server")]
+    ShowServers(show_servers::Arguments),
+    /// Show how one or more servers are.
+    Status(status::Arguments),
     /// Close the current WAL segment of a server.
     #[command(visible_alias = "switch-xlog")]
     SwitchWal(switch_wal::Arguments),
@@ -163,6 +170,8 @@ pub(crate) fn run(command: Command, app: &App) -> Result<(), Failure> {
         Command::ListBackups(arguments) => list_backups::run(&arguments, app),
         Command::ListFiles(arguments) => list_files::run(&arguments, app),
         Command::ShowBackup(arguments) => show_backup::run(&arguments, app),
+        Command::ShowServers(arguments) => show_servers::run(&arguments, app),
+        Command::Status(arguments) => status::run(&arguments, app),
         Command::NativeCompletions(arguments) => generated::completions(&arguments),
         Command::NativeMan(arguments) => generated::man(&arguments),
         Command::CheckWalArchive(_) => later::refuse("check-wal-archive"),

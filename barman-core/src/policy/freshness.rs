@@ -38,7 +38,7 @@ pub fn backup_age_shown(
     match latest.and_then(|b| b.end_time).map(|end| now - end) {
         Some(age) if age <= maximum => format!("{limit} (latest backup: {} )", human_duration(age)),
         Some(age) => format!("{limit} (WARNING! latest backup is {} old)", human_duration(age)),
-        None => format!("{limit} (latest backup: No available backups )"),
+        None => format!("{limit} (WARNING! latest backup is No available backups old)"),
     }
 }
 

@@ -46,8 +46,8 @@ impl Server {
             Err(error) => checks.push(Check::failed("no access to backup functions", error.to_string())),
         }
         if self.streams() {
-            checks.push(match self.streaming_session() {
-                Ok(()) => Check::ok("PostgreSQL streaming", ""),
+            checks.push(match self.streaming_connection() {
+                Ok(_) => Check::ok("PostgreSQL streaming", ""),
                 Err(error) => Check::failed("PostgreSQL streaming", error.to_string()),
             });
         }
@@ -66,13 +66,6 @@ impl Server {
     fn streams(&self) -> bool {
         let options = &self.config.options;
         options.streaming_archiver || options.backup_method == BackupMethod::Postgres
-    }
-
-    fn streaming_session(&self) -> Result<(), ServerError> {
-        let conninfo = self.config.options.streaming_conninfo.as_deref().unwrap_or_default();
-        let info = self.parse_conninfo(conninfo)?;
-        Session::connect_replication(&info, &self.host.environment, &self.host.cancel)?;
-        Ok(())
     }
 
     pub(super) fn archiving(&self, session: &mut Session) -> Vec<Check> {

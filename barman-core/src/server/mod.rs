@@ -16,6 +16,7 @@ mod get_wal;
 mod identity;
 mod keep;
 mod listing;
+mod live;
 mod manifest;
 mod models;
 mod processes;
@@ -23,6 +24,7 @@ mod prune;
 mod put_wal;
 mod restore;
 mod switch_wal;
+mod status;
 mod wal_stats;
 
 use std::sync::Arc;
@@ -50,6 +52,7 @@ pub use listing::{CopyFigures, ListedBackup, Overview, ShownBackup, copy_figures
 pub use processes::Process;
 pub use prune::Pruned;
 pub use restore::{RestoreOptions, RestoreOutcome};
+pub use status::StatusLine;
 pub use switch_wal::Switch;
 pub use wal_stats::{BackupWal, WalSpan, WalStats};
 
