@@ -1,6 +1,6 @@
 //! From errors of the library to what the user reads, and to exit statuses.
 
-use barman_core::server::ServerError;
+use barman_core::server::{ErrorKind, ServerError};
 
 /// Prints lines to stderr as they are: what goes wrong before there is an output to draw on.
 pub(crate) fn print_lines(lines: &[String]) {
@@ -35,7 +35,27 @@ pub(crate) enum Failure {
 
 impl From<ServerError> for Failure {
     fn from(error: ServerError) -> Self {
-        Self::Error(explain(&error))
+        let text = explain(&error);
+        // A message that says what to do is not told twice.
+        match hint(error.kind()).filter(|_| !text.contains("HINT:")) {
+            Some(hint) => Self::Error(format!("{text}\nHINT: {hint}")),
+            None => Self::Error(text),
+        }
+    }
+}
+
+/// The next step, for kinds of trouble whose messages come from elsewhere and say only what is wrong.
+fn hint(kind: ErrorKind) -> Option<&'static str> {
+    match kind {
+        ErrorKind::Unreachable => Some("check that the host is up and reachable, then run the command again"),
+        ErrorKind::Denied => {
+            Some("check the rights of the user that barman runs as, and the login that is configured")
+        }
+        ErrorKind::NoSpace => {
+            Some("free some space, then run the command again; nothing that was safe before is lost")
+        }
+        ErrorKind::Bug => Some("this was not expected; please report it with the log"),
+        _ => None,
     }
 }
 

@@ -26,3 +26,5 @@ pub mod wal;
 pub mod backup;
 pub mod recovery;
 pub mod server;
+
+pub use server::{ErrorKind, ServerError as Error};
