@@ -127,6 +127,14 @@ fn restores() {
             &[&lost, "not in the archive", "nearest reachable point"],
         );
     }
+    // The point that is named can be reached.
+    let said = restore(&[], &ids[0], &destination).stderr;
+    let nearest = said.split_once("(--target-lsn ").unwrap().1.split_once(')').unwrap().0;
+    restore(&["--target-lsn", nearest, "--target-action", "promote"], &ids[0], &destination).ok().unwrap();
+    Cluster::open_restored(MAJOR, &destination).unwrap();
+    for path in [destination.clone(), Utf8PathBuf::from(format!("{destination}-ts1"))] {
+        fs::remove_dir_all(path).unwrap();
+    }
     // What lies before the hole can be reached.
     restore(&["--target-immediate"], &ids[0], &destination).ok().unwrap();
     refused(&restore(&[], &ids[0], &destination), &["not in the archive"]);

@@ -12,8 +12,8 @@ mod verify;
 pub use error::RecoveryError;
 pub use planner::StandardPlanner;
 pub use port::{
-    Facts, PlanError, RecoveryPlan, RecoveryPlanner, RecoveryRequest, SettingsPlan, TablespacePlan, TreePlan,
-    WalDelivery, WalPlan,
+    Facts, LastRecord, PlanError, RecoveryPlan, RecoveryPlanner, RecoveryRequest, SettingsPlan,
+    TablespacePlan, TreePlan, WalDelivery, WalPlan,
 };
 pub use run::{RecoveryReport, RunOptions, run};
 pub use settle::{ConfigLine, ConfigReport};

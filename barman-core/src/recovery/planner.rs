@@ -304,15 +304,16 @@ impl Log {
             return Err(PlanError::NotConsistent { missing, id: facts.backup.id });
         }
         if let StopPoint::Lsn(target) = request.target.stop
-            && target > self.reach
             && self.missing.is_none()
+            && !self.stops_at(target, facts, needs, path)
         {
-            return Err(PlanError::BeyondArchive { target, timeline, nearest: self.reach });
+            let nearest = self.last_stop(facts, needs, path);
+            return Err(PlanError::BeyondArchive { target, timeline, nearest });
         }
-        let Some((missing, nearest)) = self.missing else { return Ok(self.reach) };
+        let Some((missing, _)) = self.missing else { return Ok(self.reach) };
         let target = match &request.target.stop {
             StopPoint::Immediate => return Ok(self.reach),
-            StopPoint::Lsn(target) if *target <= self.reach => return Ok(self.reach),
+            StopPoint::Lsn(target) if self.stops_at(*target, facts, needs, path) => return Ok(self.reach),
             StopPoint::Time(target) if self.written_after(facts, needs, path, *target) => {
                 return Ok(self.reach);
             }
@@ -323,7 +324,40 @@ impl Log {
             // A plain restore replays what it finds; a hole after the end of the backup ends it silently.
             StopPoint::Latest => "the end of the archive".to_owned(),
         };
-        Err(PlanError::Hole { missing, target, timeline, nearest })
+        Err(PlanError::Hole { missing, target, timeline, nearest: self.last_stop(facts, needs, path) })
+    }
+
+    /// Whether there is a record at which recovery stops for this target: one that begins there or later.
+    fn stops_at(&self, target: Lsn, facts: &Facts<'_>, needs: &Needs, path: &TimelinePath) -> bool {
+        let last = self.reach.previous_segment(needs.size);
+        if Lsn::segment_start(last, needs.size).is_some_and(|start| target < start) {
+            return true;
+        }
+        match self.record_in(last, facts, needs, path) {
+            // In the segment of a switch the old timeline goes on beyond what is followed.
+            Some(record) if record < self.reach => target <= record,
+            _ => target <= self.reach,
+        }
+    }
+
+    /// The last record that can be read whole before the archive ends, and after the end of the backup.
+    fn last_stop(&self, facts: &Facts<'_>, needs: &Needs, path: &TimelinePath) -> Option<Lsn> {
+        (needs.end.get()..=self.reach.previous_segment(needs.size).get())
+            .rev()
+            .filter_map(|number| self.record_in(SegmentNo::new(number), facts, needs, path))
+            .find(|record| *record < self.reach)
+            .filter(|record| *record >= needs.end_lsn)
+    }
+
+    fn record_in(
+        &self,
+        number: SegmentNo,
+        facts: &Facts<'_>,
+        needs: &Needs,
+        path: &TimelinePath,
+    ) -> Option<Lsn> {
+        let names = path.names(number, needs.size);
+        (facts.last_record)(names.into_iter().find(|name| self.present.contains(name))?)
     }
 
     /// Whether the last segment before the hole was closed after the target time, so that the hole does not matter.

@@ -37,6 +37,12 @@ fn wal(name: &str, minute: i64) -> WalEntry {
     }
 }
 
+/// The last 32 bytes of each segment are one record.
+fn last_record(name: SegmentName) -> Option<Lsn> {
+    let size = SegmentSize::DEFAULT;
+    Lsn::segment_start(name.number(size)?, size)?.checked_add(size.bytes() - 32)
+}
+
 /// Segments of one timeline, one a minute from the end of the backup on.
 fn segments(timeline: u32, numbers: &[u64]) -> Vec<WalEntry> {
     numbers.iter().map(|n| wal(&format!("{timeline:08X}00000000{n:08X}"), *n as i64 - 4)).collect()
@@ -70,7 +76,7 @@ fn plan(
     histories: &[TimelineHistory],
     wals: &[WalEntry],
 ) -> Result<RecoveryPlan, PlanError> {
-    StandardPlanner.plan(request, &Facts { backup, histories, wals })
+    StandardPlanner.plan(request, &Facts { backup, histories, wals, last_record: &last_record })
 }
 
 fn copied(plan: &RecoveryPlan) -> Vec<String> {
@@ -149,19 +155,20 @@ fn i22_a_hole_is_an_error_that_names_the_nearest_point() {
         StopPoint::Xid(700),
         StopPoint::Name("p".into()),
         StopPoint::Lsn("0/7000000".parse().unwrap()),
+        // No record begins there or later, so PostgreSQL would not stop.
+        StopPoint::Lsn("0/5FFFFE1".parse().unwrap()),
         StopPoint::Time(datetime!(2026-11-22 12:03:00 UTC)),
     ] {
         let error = plan(&request(stop.clone()), &info, &[], &wals).unwrap_err();
         let text = error.to_string();
         assert!(
-            text.contains("000000010000000000000006") && text.contains("--target-lsn 0/6000000"),
+            text.contains("000000010000000000000006") && text.contains("--target-lsn 0/5FFFFE0"),
             "{stop:?}: {text}"
         );
     }
     for stop in [
         StopPoint::Immediate,
-        StopPoint::Lsn("0/6000000".parse().unwrap()),
-        StopPoint::Lsn("0/5FFFFFF".parse().unwrap()),
+        StopPoint::Lsn("0/5FFFFE0".parse().unwrap()),
         StopPoint::Time(datetime!(2026-11-22 12:00:30 UTC)),
     ] {
         assert!(plan(&request(stop.clone()), &info, &[], &wals).is_ok(), "{stop:?}");
@@ -179,14 +186,16 @@ fn i22_wal_that_every_restore_needs_must_be_there() {
 
 #[test]
 fn a_position_beyond_the_archive_is_an_error() {
-    let wish = request(StopPoint::Lsn("0/6000001".parse().unwrap()));
+    let wish = request(StopPoint::Lsn("0/5FFFFE0".parse().unwrap()));
+    assert!(plan(&wish, &backup(150_020), &[], &segments(1, &[3, 4, 5])).is_ok());
+    let wish = request(StopPoint::Lsn("0/5FFFFE1".parse().unwrap()));
     let error = plan(&wish, &backup(150_020), &[], &segments(1, &[3, 4, 5])).unwrap_err();
     assert_eq!(
         error,
         PlanError::BeyondArchive {
-            target: "0/6000001".parse().unwrap(),
+            target: "0/5FFFFE1".parse().unwrap(),
             timeline: Timeline::FIRST,
-            nearest: "0/6000000".parse().unwrap()
+            nearest: Some("0/5FFFFE0".parse().unwrap())
         }
     );
 }
@@ -231,6 +240,11 @@ fn what_a_server_wrote_after_it_was_left_behind_is_not_on_the_path() {
     let made = plan(&wish, &info, &histories, &wals).unwrap();
     assert_eq!(made.reachable, Some("0/5000100".parse().unwrap()));
     assert!(!copied(&made).iter().any(|name| name == "000000010000000000000006"));
+    let mut position = wish.clone();
+    position.target.stop = StopPoint::Lsn("0/5000080".parse().unwrap());
+    assert!(plan(&position, &info, &histories, &wals).is_ok());
+    position.target.stop = StopPoint::Lsn("0/5000101".parse().unwrap());
+    assert!(plan(&position, &info, &histories, &wals).is_err());
     wals.extend(segments(2, &[5]));
     let made = plan(&wish, &info, &histories, &wals).unwrap();
     assert_eq!(made.reachable, Some("0/6000000".parse().unwrap()));
@@ -238,10 +252,10 @@ fn what_a_server_wrote_after_it_was_left_behind_is_not_on_the_path() {
     // A segment of the new timeline is missing before its last one.
     wals.extend(segments(2, &[7]));
     let error = plan(&wish, &info, &histories, &wals).unwrap_err().to_string();
-    assert!(error.contains("000000020000000000000006") && error.contains("0/6000000"), "{error}");
+    assert!(error.contains("000000020000000000000006") && error.contains("0/5FFFFE0"), "{error}");
     wals.retain(|entry| entry.name != "000000020000000000000005".parse().unwrap());
     let error = plan(&wish, &info, &histories, &wals).unwrap_err().to_string();
-    assert!(error.contains("000000020000000000000005") && error.contains("0/5000100"), "{error}");
+    assert!(error.contains("000000020000000000000005") && error.contains("0/4FFFFE0"), "{error}");
 }
 
 #[test]

@@ -55,7 +55,7 @@ pub enum WalDelivery {
 }
 
 /// What the planner knows.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Facts<'a> {
     /// The backup to start from.
     pub backup: &'a BackupInfo,
@@ -63,7 +63,14 @@ pub struct Facts<'a> {
     pub histories: &'a [TimelineHistory],
     /// Every file in the archive, in archive order, whether or not the index has a line for it.
     pub wals: &'a [WalEntry],
+    /// Looks into the archive; asked only where the answer decides.
+    pub last_record: &'a LastRecord<'a>,
 }
+
+/// Where the last record begins that lies whole in a segment of the archive; `None` when the segment has none or cannot
+/// be read. PostgreSQL stops at a target position only after it has read a record that begins there or later, so the
+/// end of a segment before a hole is no target.
+pub type LastRecord<'a> = dyn Fn(SegmentName) -> Option<Lsn> + 'a;
 
 /// Everything that a recovery will do. Display prints it for the user.
 #[derive(Debug, Clone)]
@@ -219,7 +226,8 @@ pub enum PlanError {
     /// WAL is missing that the target needs.
     #[error(
         "WAL file {missing} is not in the archive, so that {target} cannot be reached on timeline {timeline}; \
-         the nearest reachable point is LSN {nearest} (--target-lsn {nearest})"
+         the nearest reachable point is {}",
+        nearest_point(.nearest)
     )]
     Hole {
         /// The first missing segment.
@@ -228,8 +236,9 @@ pub enum PlanError {
         target: String,
         /// The timeline that is followed.
         timeline: Timeline,
-        /// The last position before the hole.
-        nearest: Lsn,
+        /// The last position before the hole at which recovery can stop; `None` when only the end of the backup is
+        /// known to be one.
+        nearest: Option<Lsn>,
     },
     /// WAL is missing that every restore of this backup needs.
     #[error(
@@ -244,15 +253,17 @@ pub enum PlanError {
     },
     /// The position lies beyond what is archived.
     #[error(
-        "The archive reaches LSN {nearest} on timeline {timeline}, not {target}; the nearest reachable point is {nearest}"
+        "The archive does not reach LSN {target} on timeline {timeline}; the nearest reachable point is {}",
+        nearest_point(.nearest)
     )]
     BeyondArchive {
         /// What was asked.
         target: Lsn,
         /// The timeline that is followed.
         timeline: Timeline,
-        /// The last archived position.
-        nearest: Lsn,
+        /// The last archived position at which recovery can stop; `None` when only the end of the backup is known to
+        /// be one.
+        nearest: Option<Lsn>,
     },
     /// The timeline is not in the archive or does not come from the backup.
     #[error("Timeline {timeline} cannot be reached from backup {id}: {reason}")]
@@ -278,4 +289,11 @@ pub enum PlanError {
     /// A setting that needs something else.
     #[error("{0}")]
     Invalid(String),
+}
+
+fn nearest_point(nearest: &Option<Lsn>) -> String {
+    match nearest {
+        Some(lsn) => format!("LSN {lsn} (--target-lsn {lsn})"),
+        None => "the end of the backup (--target-immediate)".to_owned(),
+    }
 }

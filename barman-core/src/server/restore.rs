@@ -1,6 +1,7 @@
 //! `barman restore`: the facts for the planner, the plan, and its run.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 
 use camino::Utf8PathBuf;
 
@@ -8,11 +9,15 @@ use super::{Server, ServerError};
 use crate::catalog::{Catalog, Purpose};
 use crate::config::Operation;
 use crate::ctx::Ctx;
-use crate::model::{BackupId, BackupInfo, RecoveryTarget, StopPoint};
+use crate::format::wal_page::{Expectations, Validator};
+use crate::model::{
+    BackupId, BackupInfo, Lsn, RecoveryTarget, SegmentName, SegmentSize, StopPoint, WalFileName,
+};
 use crate::recovery::{
     self, Facts, RecoveryPlan, RecoveryPlanner, RecoveryReport, RecoveryRequest, RunOptions, StandardPlanner,
     WalDelivery,
 };
+use crate::wal::WalArchive;
 
 /// What a restore is asked for.
 #[derive(Debug, Clone)]
@@ -67,8 +72,23 @@ impl Server {
             standby: options.standby,
             settings_file: options.settings_file.clone(),
         };
-        let facts = Facts { backup, histories: &histories, wals: &wals };
+        let last_record = |name| self.last_record(name, backup.xlog_segment_size);
+        let facts = Facts { backup, histories: &histories, wals: &wals, last_record: &last_record };
         Ok(StandardPlanner.plan(&request, &facts)?)
+    }
+
+    /// See [`recovery::LastRecord`].
+    fn last_record(&self, name: SegmentName, size: SegmentSize) -> Option<Lsn> {
+        let expectations = Expectations { accept_unknown_magic: true, ..Expectations::new(name, size) };
+        let mut validator = Validator::new(expectations);
+        let mut plain = self.wal.open(&WalFileName::Segment(name)).ok()?;
+        let mut chunk = vec![0; 256 << 10];
+        loop {
+            match plain.read(&mut chunk).ok()? {
+                0 => return validator.finish().ok()?.last_record,
+                count => validator.push(chunk.get(..count).unwrap_or_default()),
+            };
+        }
     }
 
     /// Archives what waits in incoming, so that a restore finds it. Trouble with that is told and does not stop a restore.

@@ -97,6 +97,8 @@ pub struct SegmentFacts {
     /// The end of what was found valid: the end of the segment, of the `XLOG_SWITCH` record, or, in a `.partial`, of the
     /// last complete record (of the first page header when there is none).
     pub valid_until: Lsn,
+    /// Where the last record begins that ends in the segment too, `None` when there is none.
+    pub last_record: Option<Lsn>,
     /// How many records begin in the segment (before `valid_until`).
     pub records: u64,
     /// In a `.partial`: what stands at the end of the valid part, `None` when the file ends there or is full.

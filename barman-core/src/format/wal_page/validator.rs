@@ -158,6 +158,7 @@ impl Validator {
             last_timeline: self.last_timeline,
             switch_at: self.switch_at,
             valid_until: Lsn::new(valid_until),
+            last_record: self.previous.filter(|at| *at >= self.start).map(Lsn::new),
             records: self.records,
             ended_by: self.problem,
         })
