@@ -121,6 +121,32 @@ fn i8_a_killed_backup_is_never_done_and_never_in_the_way() {
     assert!(failed > 0, "no kill came in the middle: {infos:?}");
 }
 
+#[test]
+fn i18_a_deletion_cut_short_does_not_stop_the_next_backup() {
+    if pg::require(MAJOR).is_none() {
+        return;
+    }
+    let scene = scene();
+    scene.ours(&["backup", "--wait", "main"]);
+    let half = scene.ids()[0].clone();
+    // As a killed deletion leaves it: marked, and some files gone.
+    let mark = scene.meta().join(format!("{half}-delete_this"));
+    fs::write(&mark, "delete").unwrap();
+    scene.world.account().own(&mark).unwrap();
+    fs::remove_dir_all(scene.base(&half).join("data/base")).unwrap();
+    scene.ours(&["backup", "--wait", "main"]);
+    let ids = scene.ids();
+    let next = ids.iter().find(|id| **id != half).unwrap();
+    scene.cluster.psql("INSERT INTO t VALUES (0)").unwrap();
+    scene.cluster.archive_now().unwrap();
+    restored(&scene, next);
+    let destination = scene.world.path().join("half");
+    let place = scene.relocation(&destination);
+    let run = scene.world.barman(&["restore", "--tablespace", &place, "main", &half, destination.as_str()]);
+    let run = run.unwrap();
+    assert!(refused(&run, "removal was begun"), "{run}");
+}
+
 /// Restores to the end and looks at the rows.
 fn restored(scene: &Scene, id: &str) {
     let destination = scene.world.path().join(format!("restored-{id}"));

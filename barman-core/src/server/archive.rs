@@ -7,7 +7,7 @@ use crate::catalog::Catalog;
 use crate::config::Operation;
 use crate::ctx::Ctx;
 use crate::io::{LockError, LockName};
-use crate::model::{BackupId, BackupInfo, Status, WalFileName};
+use crate::model::{BackupId, BackupInfo, SegmentName, Status, WalFileName};
 use crate::policy::check_backup::{Completeness, completeness};
 use crate::wal::{Rebuilt, Source, Taken, TakenHow, WalArchive};
 
@@ -26,7 +26,8 @@ pub struct ArchiveOutcome {
 }
 
 impl Server {
-    /// Moves what lies in incoming into the archive. Backups that were waiting for it may become DONE.
+    /// Moves what lies in incoming into the archive. Backups that wait for it are looked at by `check-backup`, which
+    /// `cron` runs.
     pub fn archive_wal(&self, ctx: &Ctx<'_>) -> Result<ArchiveOutcome, ServerError> {
         self.usable(Operation::Archive, ctx)?;
         let name = LockName::WalArchive(self.name().clone());
@@ -129,7 +130,25 @@ impl Server {
         let Some(begin) = info.begin_wal else { return Ok(Completeness::Unknown) };
         let newest = self.wal.latest(begin.timeline)?;
         let missing = self.wal.missing(info.required_wals())?;
-        Ok(completeness(info, newest, |name| !missing.contains(&name)))
+        let verdict = completeness(info, newest, |name| !missing.contains(&name));
+        if let Completeness::Missing(name) = verdict
+            && self.is_on_its_way(name)?
+        {
+            return Ok(Completeness::Waiting);
+        }
+        Ok(verdict)
+    }
+
+    /// Whether a segment that is not in the archive waits to be archived: it may have failed, or come out of order.
+    fn is_on_its_way(&self, name: SegmentName) -> Result<bool, ServerError> {
+        let options = &self.config.options;
+        let file = name.to_string();
+        for directory in [&options.incoming_wals_directory, &options.streaming_wals_directory] {
+            if self.host.disk.exists(&directory.join(&file))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Waits until the last segment that the backup needs is in the archive, archiving meanwhile.

@@ -221,12 +221,14 @@ impl Server {
         }
     }
 
-    /// The newest available backup whose files may be taken again: the last one, when it has a full manifest.
+    /// The newest available backup whose files may be taken again: the last one, when it has a full manifest. One whose
+    /// removal was begun has lost files.
     fn reusable(&self) -> Result<Option<BackupInfo>, ServerError> {
+        let going = self.catalog.removals_pending()?;
         let backups = self.catalog.list()?;
         Ok(backups
             .into_iter()
-            .filter(|b| b.status.is_available() && !b.is_incremental())
+            .filter(|b| b.status.is_available() && !b.is_incremental() && !going.contains(&b.id))
             .max_by_key(|b| b.id))
     }
 }
