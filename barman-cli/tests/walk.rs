@@ -2,6 +2,7 @@
 //! binary, real servers and a real sshd. Nothing here looks into the library.
 
 mod damage;
+mod get_wal;
 mod majors;
 mod old_catalogs;
 mod scene;
