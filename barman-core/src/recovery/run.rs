@@ -9,7 +9,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use super::settle::{self, ConfigReport};
 use super::verify::Verifying;
 use super::{RecoveryError, RecoveryPlan, TreePlan, WalPlan};
-use crate::backup::Throttle;
+use crate::backup::{Throttle, top_mode};
 use crate::catalog::{BackupReader, FileProof, Root};
 use crate::ctx::{Cancel, Ctx, Event, Unit};
 use crate::model::{Entry, FileTime, WalFileName};
@@ -53,7 +53,7 @@ pub fn run(
     let throttle = Throttle::new(options.bandwidth);
     let run = Run { plan, reader, archive, transport, options, throttle, ctx };
     let mut lane = transport.lane()?;
-    run.prepare(lane.as_mut())?;
+    let mode = run.prepare(lane.as_mut())?;
     let mut report = RecoveryReport::default();
     ctx.info("Copying the base backup.");
     run.write_trees(&mut report)?;
@@ -67,7 +67,8 @@ pub fn run(
     ctx.info("Identify dangerous settings in destination directory.");
     report.config = settle::configure(plan, reader, lane.as_mut())?;
     run.make_durable(lane.as_mut())?;
-    run.control(lane.as_mut())?;
+    // With group access (`initdb -g`) the server's files can be read by the group.
+    run.control(lane.as_mut(), if mode & 0o040 == 0 { 0o600 } else { 0o640 })?;
     Ok(report)
 }
 
@@ -84,23 +85,42 @@ struct Run<'a> {
 impl Run<'_> {
     /// Every place must be empty and writable, there must be room, and the backup must have all its files. Nothing is written
     /// before all of that is known.
-    fn prepare(&self, lane: &mut dyn Lane) -> Result<(), RecoveryError> {
-        let mut places: Vec<Utf8PathBuf> = self.plan.trees.iter().map(|t| t.destination.clone()).collect();
+    fn prepare(&self, lane: &mut dyn Lane) -> Result<u32, RecoveryError> {
+        let trees = &self.plan.trees;
+        let staging = self.plan.wal.as_ref().filter(|wal| !wal.own_directory).map(|wal| &wal.directory);
+        let mut places: Vec<Utf8PathBuf> = trees.iter().map(|t| t.destination.clone()).collect();
         places.push(self.plan.destination.join("postmaster.pid"));
+        places.extend(staging.cloned());
         let probes = lane.probe(&places)?;
-        let in_use = probes.last().is_some_and(|p| p.kind == ProbeKind::File);
+        let in_use = probes.get(trees.len()).is_some_and(|p| p.kind == ProbeKind::File);
         // The data directory is the last tree, and what is wrong with it matters most.
-        for (tree, probe) in self.plan.trees.iter().zip(&probes).rev() {
+        for (tree, probe) in trees.iter().zip(&probes).rev() {
             self.judge(tree, probe, in_use)?;
         }
-        self.enough_room(&probes)?;
-        self.complete()?;
+        let staged = probes.get(trees.len() + 1);
+        if let Some(probe) =
+            staged.filter(|p| !matches!(p.kind, ProbeKind::Missing | ProbeKind::EmptyDirectory))
+        {
+            let why =
+                "it is to hold WAL only, since it is removed when recovery ends, and something is there";
+            return Err(RecoveryError::Unusable { path: probe.path.clone(), why });
+        }
+        let listings =
+            trees.iter().map(|tree| self.reader.files(tree.root)).collect::<Result<Vec<_>, _>>()?;
+        self.enough_room(&probes, staged, &listings)?;
+        self.complete(&listings)?;
         let mut ops = Vec::new();
-        for tree in &self.plan.trees {
-            ops.push(FileOp::MakeDirs { path: tree.destination.clone(), mode: 0o700 });
+        let mut data_mode = 0o700;
+        for (tree, entries) in trees.iter().zip(&listings) {
+            let mode = top_mode(tree.root, entries);
+            if tree.root == Root::Data {
+                data_mode = mode;
+            }
+            ops.push(FileOp::MakeDirs { path: tree.destination.clone(), mode });
             ops.push(FileOp::ProveWritable(tree.destination.clone()));
         }
-        Ok(lane.apply(&ops)?)
+        lane.apply(&ops)?;
+        Ok(data_mode)
     }
 
     fn judge(&self, tree: &TreePlan, probe: &Probe, in_use: bool) -> Result<(), RecoveryError> {
@@ -120,27 +140,35 @@ impl Run<'_> {
         }
     }
 
-    fn enough_room(&self, probes: &[Probe]) -> Result<(), RecoveryError> {
-        for (tree, probe) in self.plan.trees.iter().zip(probes) {
-            let mut needed: u64 = self.reader.files(tree.root)?.iter().map(|e| e.size).sum();
-            if tree.root == Root::Data {
-                let segments = self.plan.wal.as_ref().map_or(0, |w| w.files.len() as u64);
-                needed = needed
-                    .saturating_add(segments.saturating_mul(self.reader.info().xlog_segment_size.bytes()));
+    fn enough_room(
+        &self,
+        probes: &[Probe],
+        staged: Option<&Probe>,
+        listings: &[Vec<Entry>],
+    ) -> Result<(), RecoveryError> {
+        let wal = self.plan.wal.as_ref();
+        let segments = wal.map_or(0, |w| w.files.iter().filter(|n| n.as_segment().is_some()).count() as u64);
+        let wal_bytes = segments.saturating_mul(self.reader.info().xlog_segment_size.bytes());
+        let inside = wal.is_some_and(|w| w.directory.starts_with(&self.plan.destination));
+        let fits = |path: &Utf8Path, probe: &Probe, needed: u64| match probe.free {
+            Some(free) if free < needed => Err(RecoveryError::NoRoom { path: path.to_owned(), needed, free }),
+            _ => Ok(()),
+        };
+        for ((tree, probe), entries) in self.plan.trees.iter().zip(probes).zip(listings) {
+            let mut needed: u64 = entries.iter().map(|e| e.size).sum();
+            if tree.root == Root::Data && inside {
+                needed = needed.saturating_add(wal_bytes);
             }
-            if let Some(free) = probe.free.filter(|free| *free < needed) {
-                return Err(RecoveryError::NoRoom { path: tree.destination.clone(), needed, free });
-            }
+            fits(&tree.destination, probe, needed)?;
         }
-        Ok(())
+        staged.filter(|_| !inside).map_or(Ok(()), |probe| fits(&probe.path, probe, wal_bytes))
     }
 
     /// Every file that the full manifest names must be there, in its length (I24): one that is not there would never be read, and
     /// so never be missed.
-    fn complete(&self) -> Result<(), RecoveryError> {
+    fn complete(&self, listings: &[Vec<Entry>]) -> Result<(), RecoveryError> {
         let Some(rows) = self.reader.proofs()? else { return Ok(()) };
-        for tree in &self.plan.trees {
-            let entries = self.reader.files(tree.root)?;
+        for (tree, entries) in self.plan.trees.iter().zip(listings) {
             let sizes: HashMap<&Utf8Path, u64> =
                 entries.iter().filter(|e| e.is_file()).map(|e| (e.path.as_path(), e.size)).collect();
             for row in rows.iter().filter(|row| row.root == tree.root) {
@@ -315,6 +343,11 @@ impl Run<'_> {
 
     fn wal_item(&self, name: WalFileName, segment: u64, stop: &Cancel) -> Result<StoreItem, TransportError> {
         self.go_on(stop)?;
+        self.throttle.take(
+            usize::try_from(segment).unwrap_or(usize::MAX),
+            self.ctx.clock,
+            [stop, self.ctx.cancel],
+        )?;
         let source =
             |e: io::Error| TransportError::Source { target: self.transport.target().to_owned(), source: e };
         let failed = |e: crate::wal::WalError| source(io::Error::other(e.to_string()));
@@ -398,7 +431,7 @@ impl Run<'_> {
     }
 
     /// The file without which no server starts, under its final name only when all else is durable.
-    fn control(&self, lane: &mut dyn Lane) -> Result<(), RecoveryError> {
+    fn control(&self, lane: &mut dyn Lane, mode: u32) -> Result<(), RecoveryError> {
         self.ctx.cancel.check()?;
         let path = Utf8Path::new("global/pg_control");
         let proofs = self.reader.proofs()?.map(ProofTable::new);
@@ -412,7 +445,7 @@ impl Run<'_> {
             None => { bytes }.read_to_end(&mut content),
         };
         read.map_err(|source| RecoveryError::Damaged { path: name, reason: source.to_string() })?;
-        lane.apply(&[FileOp::WriteFile { path: self.plan.destination.join(path), content, mode: 0o600 }])?;
+        lane.apply(&[FileOp::WriteFile { path: self.plan.destination.join(path), content, mode }])?;
         Ok(())
     }
 

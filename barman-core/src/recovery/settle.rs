@@ -108,6 +108,13 @@ pub(crate) fn configure(
             ops.push(write(plan, signal, Vec::new(), 0o600));
         }
     }
+    // Without it the server would take the restored files for those of a crash and lose what is newer than its control
+    // file says. Barman keeps the text in its facts, too.
+    if present("backup_label").is_none()
+        && let Some(label) = reader.info().backup_label.as_ref().filter(|label| !label.is_empty())
+    {
+        ops.push(write(plan, "backup_label", label.clone().into_bytes(), 0o600));
+    }
     if present("backup_manifest").is_some() {
         let content = read("backup_manifest")?;
         ops.push(write(plan, &format!("backup_manifest.{}", plan.backup), content, 0o600));

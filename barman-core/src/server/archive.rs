@@ -1,5 +1,6 @@
 //! `archive-wal`: from incoming to the archive; and what follows from WAL that has come in.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::{Server, ServerError};
@@ -60,11 +61,7 @@ impl Server {
     /// Archives without a word to the user, as commands do on their way.
     pub(crate) fn archive_quietly(&self, ctx: &Ctx<'_>) -> Result<(), ServerError> {
         let outcome = self.archive_wal(ctx)?;
-        for taken in &outcome.files {
-            if let TakenHow::Refused { reason, aside } = &taken.how {
-                ctx.warn(format!("WAL file {} was refused and lies in {aside}: {reason}", taken.name));
-            }
-        }
+        outcome.files.iter().filter_map(trouble).for_each(|text| ctx.warn(text));
         Ok(())
     }
 
@@ -162,9 +159,17 @@ impl Server {
         let bound = limit.map_or(String::new(), |l| format!(" (max: {} seconds)", l.as_secs()));
         ctx.info(format!("Waiting for the WAL file {end} from server '{}'{bound}", self.name()));
         let began = ctx.clock.monotonic();
+        let mut told = HashSet::new();
         loop {
             let outcome = self.archive_wal(ctx)?;
             self.report_archived(&outcome, ctx);
+            // What cannot be archived is tried again at each look, and told once.
+            outcome
+                .files
+                .iter()
+                .filter_map(trouble)
+                .filter(|text| told.insert(text.clone()))
+                .for_each(|text| ctx.warn(text));
             if self.wal.find(&WalFileName::Segment(end))?.is_some() {
                 return Ok(());
             }
@@ -187,5 +192,22 @@ impl Server {
                 ctx.info(name);
             }
         }
+    }
+}
+
+/// What is wrong with a file that did not become part of the archive.
+fn trouble(taken: &Taken) -> Option<String> {
+    let name = taken.name;
+    match &taken.how {
+        TakenHow::Refused { reason, aside } => {
+            Some(format!("WAL file {name} was refused and lies in {aside}: {reason}"))
+        }
+        TakenHow::Conflict { .. } => Some(format!(
+            "WAL file {name} is in the archive with another content: the newcomer was moved aside"
+        )),
+        TakenHow::Failed { reason } => {
+            Some(format!("WAL file {name} could not be archived and stays where it is: {reason}"))
+        }
+        _ => None,
     }
 }

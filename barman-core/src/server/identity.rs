@@ -65,7 +65,10 @@ impl Server {
     fn write_identity(&self, id: SystemId, version: PgVersion) -> Result<(), ServerError> {
         let path = identity_path(&self.config);
         if self.host.disk.exists(&path)? {
-            return Ok(());
+            return Err(ServerError::Usage(format!(
+                "{path} should say which cluster these backups belong to and cannot be read: the cluster in conninfo is \
+                 {id}; if that is the right one, remove the file, and the next backup writes it anew"
+            )));
         }
         let text =
             format!("{{\n    \"systemid\": \"{id}\",\n    \"version\": \"{}\"\n}}\n", version.major_text());

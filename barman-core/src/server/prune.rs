@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::{Server, ServerError};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, CatalogError};
 use crate::ctx::Ctx;
 use crate::format::history::TimelineHistory;
 use crate::io::LockName;
@@ -152,6 +152,13 @@ impl Server {
 
     /// The backup that an argument means: an id, a name, `latest` and so on.
     pub fn resolve(&self, token: &str) -> Result<BackupInfo, ServerError> {
+        // By its id a backup is found even where the facts of another one cannot be read.
+        if let Ok(id) = token.parse::<BackupId>() {
+            match self.catalog.get(&id) {
+                Err(CatalogError::NotFound { .. }) => {}
+                other => return Ok(other?),
+            }
+        }
         let backups = self.catalog.list()?;
         Ok(crate::policy::resolve::resolve(token, self.name(), &backups)?.clone())
     }

@@ -62,8 +62,22 @@ impl Server {
         ctx: &Ctx<'_>,
     ) -> Result<RecoveryPlan, ServerError> {
         self.usable(Operation::Restore, ctx)?;
-        let wals = self.all_wal()?;
-        let histories = self.timeline_histories(&wals)?;
+        let mut wals = self.all_wal()?;
+        let mut histories = Vec::new();
+        // A timeline whose history is damaged cannot be followed. The others can.
+        wals.retain(|entry| match entry.name {
+            WalFileName::History(timeline) => match self.timeline_history(timeline) {
+                Ok(history) => {
+                    histories.push(history);
+                    true
+                }
+                Err(error) => {
+                    ctx.warn(format!("Timeline {timeline} is left out, its history cannot be read: {error}"));
+                    false
+                }
+            },
+            _ => true,
+        });
         let request = RecoveryRequest {
             destination: options.destination.clone(),
             target: options.target.clone(),
