@@ -1,5 +1,15 @@
 //! Behaviour of the commands, a module each.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "tests and their helpers: a failure is a failing test, and they are the outside world"
+)]
+
 mod user;
 mod cron;
 mod deleting;
