@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use time::OffsetDateTime;
 
-use super::take::{Outcome, Worker, unchanged};
+use super::take::{Desks, Outcome, Worker, unchanged};
 use super::{
     Incoming, IntakeReport, Shared, Taken, TakenHow, WalEntry, WalError, WalIntake, directory, index,
 };
@@ -50,14 +50,17 @@ struct Job {
 
 impl<'a> LocalIntake<'a> {
     pub(super) fn begin(shared: &'a Arc<Shared>, ctx: Ctx<'a>) -> Self {
-        let worker = || Worker::new(shared, ctx.cancel.clone());
+        let desks = Desks::new(shared.options.workers);
+        let worker = || Worker::new(desks.clone(), ctx.cancel.clone());
         let work = if shared.options.workers <= 1 {
             Work::Here(Box::new(worker()))
         } else {
-            let (jobs, waiting) = bounded::<Job>(shared.options.workers);
+            // Twice as many as pack at a time: about half of the time goes into waiting for fsync.
+            let workers = shared.options.workers.saturating_mul(2);
+            let (jobs, waiting) = bounded::<Job>(workers);
             let (tell, done) = unbounded();
             let stop = Arc::new(AtomicBool::new(false));
-            let threads = (0..shared.options.workers)
+            let threads = (0..workers)
                 .map(|_| {
                     let (mut worker, waiting, tell) = (worker(), waiting.clone(), tell.clone());
                     let (shared, stop) = (Arc::clone(shared), Arc::clone(&stop));

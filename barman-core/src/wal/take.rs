@@ -4,6 +4,7 @@
 use std::io::{self, BufReader, Read};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use time::OffsetDateTime;
 
 use super::aside::{self, Kind};
@@ -39,14 +40,56 @@ pub(super) enum Outcome {
     Failed { reason: String },
 }
 
-/// Works on one file after the other; keeps its memory between them.
+/// Works on one file after the other.
 pub(super) struct Worker {
-    encoder: Option<Box<dyn FrameEncoder>>,
-    chunk: Vec<u8>,
-    frame: Vec<u8>,
+    desks: Desks,
     cancel: Cancel,
     /// Directories in which abandoned temporary files were looked for.
     tidied: Option<Utf8PathBuf>,
+}
+
+/// What packing needs; both grow to what they are used for.
+#[derive(Default)]
+struct Desk {
+    encoder: Option<Box<dyn FrameEncoder>>,
+    chunk: Vec<u8>,
+    frame: Vec<u8>,
+}
+
+/// The desks of an intake. There are fewer than workers: who waits for the disk has left its desk to another, so that
+/// memory and processors are used by those that pack.
+#[derive(Clone)]
+pub(super) struct Desks {
+    free: Receiver<Desk>,
+    back: Sender<Desk>,
+}
+
+impl Desks {
+    /// So many files are packed at a time; one at least.
+    pub(super) fn new(count: usize) -> Self {
+        let (back, free) = bounded(count.max(1));
+        while back.try_send(Desk::default()).is_ok() {}
+        Self { free, back }
+    }
+
+    /// Waits for a free desk.
+    fn sit(&self) -> Seat<'_> {
+        // An error would mean that no sender is left; one is in `self`.
+        Seat { desk: self.free.recv().unwrap_or_default(), back: &self.back }
+    }
+}
+
+/// A desk in use; it is free again when this is dropped.
+struct Seat<'d> {
+    desk: Desk,
+    back: &'d Sender<Desk>,
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        // There is room: no more desks exist than the channel holds.
+        let _ = self.back.try_send(std::mem::take(&mut self.desk));
+    }
 }
 
 /// A packed copy under its temporary name, or why there is none.
@@ -57,9 +100,8 @@ enum Packed {
 }
 
 impl Worker {
-    pub(super) fn new(shared: &Shared, cancel: Cancel) -> Self {
-        let encoder = shared.options.compression.as_ref().map(|c| c.compressor.encoder());
-        Self { encoder, chunk: Vec::new(), frame: Vec::new(), cancel, tidied: None }
+    pub(super) fn new(desks: Desks, cancel: Cancel) -> Self {
+        Self { desks, cancel, tidied: None }
     }
 
     /// # Errors
@@ -253,29 +295,34 @@ impl Worker {
         let whole = compression.is_some_and(|c| !c.compressor.concatenable());
         let size = if compression.is_some() { FRAME } else { PLAIN };
         let mut judge = Judge::new(shared, &file.name);
+        let mut seat = self.desks.sit();
+        let Desk { encoder, chunk, frame } = &mut seat.desk;
+        if encoder.is_none() {
+            *encoder = compression.map(|c| c.compressor.encoder());
+        }
         let mut begun = false;
         loop {
             self.cancel.check()?;
-            self.chunk.resize(size, 0);
-            let n = fill(&mut plain, &mut self.chunk).context("read", &file.path)?;
-            self.chunk.truncate(n);
+            chunk.resize(size, 0);
+            let n = fill(&mut plain, chunk).context("read", &file.path)?;
+            chunk.truncate(n);
             if whole {
-                plain.read_to_end(&mut self.chunk).context("read", &file.path)?;
+                plain.read_to_end(chunk).context("read", &file.path)?;
             }
             if n == 0 && begun {
                 break;
             }
-            judge.push(&self.chunk)?;
+            judge.push(chunk)?;
             if judge.is_lost() {
                 break;
             }
-            match (&mut self.encoder, compression) {
+            match (encoder.as_mut(), compression) {
                 (Some(encoder), Some(_)) => {
                     let codec = |source| WalError::Codec { path: file.path.clone(), source };
-                    encoder.encode(&self.chunk, &mut self.frame).map_err(codec)?;
-                    to.put(&self.frame)?;
+                    encoder.encode(chunk, frame).map_err(codec)?;
+                    to.put(frame)?;
                 }
-                _ => to.put(&self.chunk)?,
+                _ => to.put(chunk)?,
             }
             begun = true;
             if n < size {
@@ -297,14 +344,16 @@ impl Worker {
             return Ok(Err(fault));
         }
         let mut raw = BufReader::new(shared.disk.open_read(&file.path)?);
-        self.chunk.resize(PLAIN, 0);
+        let mut seat = self.desks.sit();
+        let chunk = &mut seat.desk.chunk;
+        chunk.resize(PLAIN, 0);
         loop {
             self.cancel.check()?;
-            let n = fill(&mut raw, &mut self.chunk).context("read", &file.path)?;
+            let n = fill(&mut raw, chunk).context("read", &file.path)?;
             if n == 0 {
                 return Ok(Ok(Some(stored.algorithm.to_string())));
             }
-            to.put(self.chunk.get(..n).unwrap_or_default())?;
+            to.put(chunk.get(..n).unwrap_or_default())?;
         }
     }
 
