@@ -32,8 +32,9 @@ pub(super) fn run(options: &Options, program: &Utf8Path) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (work, arguments) in [
         ("--version", vec!["--version"]),
-        ("list-backups", vec!["list-backups", "main"]),
         ("show-backup latest", vec!["show-backup", "main", "latest"]),
+        // Minutes for Barman.
+        ("list-backups", vec!["list-backups", "main"]),
     ] {
         let mut rivals = vec![Rival::new("ours", || homes[0].command(&arguments))];
         if let Some(barman) = homes.get(1) {

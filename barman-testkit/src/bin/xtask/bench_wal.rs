@@ -41,7 +41,8 @@ pub(super) fn run(options: &Options, program: &Utf8Path) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (method, level, filter) in CODECS {
         let mut homes = vec![Home::new(program, false)?];
-        if options.oracle {
+        // For lz4 and zstd Barman needs Python packages beyond its own.
+        if options.oracle && matches!(method, "none" | "gzip") {
             homes.push(Home::new(program, true)?);
         }
         for home in &mut homes {
