@@ -56,12 +56,12 @@ fn restore(scene: &Scene, who: &dyn Fn(&[&str]) -> Run, id: &str, damage: &Damag
     destination
 }
 
-/// The JSON of a command, without what may differ between runs.
+/// The JSON of a command.
 fn json(run: Run) -> serde_json::Value {
     run.json().unwrap()
 }
 
-/// The length and content of a file as Barman counts files: everything below `base/<id>` but our sidecar.
+/// Bytes as Barman counts them: everything below `base/<id>` but our sidecar.
 fn size_of(dir: &Utf8Path) -> u64 {
     let mut size = 0;
     for entry in dir.read_dir_utf8().unwrap() {
@@ -206,10 +206,43 @@ fn we_go_on_with_what_barman_wrote() {
     scene.cluster.archive_now().unwrap();
     scene.theirs(&["archive-wal", "main"]);
     index_names_what_lies_there(&scene);
-    for id in [&theirs, second, third] {
+    for id in [&theirs, third] {
         restore(&scene, &|a| scene.ours(a), id, &damage);
     }
     restore(&scene, &|a| scene.theirs(a), third, &damage);
+
+    // Both say the same of the same catalog.
+    let both = |arguments: &[&str]| {
+        let pick = |run: Run| json(run)["main"].clone();
+        let arguments = [&["-f", "json"], arguments].concat();
+        let (ours, theirs) = (pick(scene.ours(&arguments)), pick(scene.theirs(&arguments)));
+        assert_eq!(ours, theirs, "{arguments:?}");
+        assert!(!ours.is_null(), "{arguments:?}");
+    };
+    both(&["list-backups", "main"]);
+    for id in [&theirs, second, third] {
+        both(&["show-backup", "main", id]);
+        for target in ["data", "wal", "full", "standalone"] {
+            let listed = |run: Run| {
+                let mut lines: Vec<String> = run.stdout.lines().map(str::to_owned).collect();
+                lines.sort();
+                lines
+            };
+            let list = ["list-files", "--target", target, "main", id];
+            let (ours, theirs) = (listed(scene.ours(&list)), listed(scene.theirs(&list)));
+            assert!(ours == theirs && !ours.is_empty(), "{target} {id}: {ours:#?} {theirs:#?}");
+        }
+        scene.ours(&["check-backup", "main", id]);
+    }
+
+    // Deleting Barman's backup leaves nothing of it; what remains is whole, for both.
+    scene.ours(&["delete", "main", &theirs]);
+    assert!(!scene.base(&theirs).exists());
+    assert!(!names(&scene.meta()).iter().any(|name| name.starts_with(theirs.as_str())));
+    index_names_what_lies_there(&scene);
+    both(&["list-backups", "main"]);
+    scene.theirs(&["check-backup", "main", second]);
+    restore(&scene, &|a| scene.ours(a), second, &damage);
 }
 
 /// The index has one line for each file of the archive, in order, and nothing else.
@@ -260,7 +293,6 @@ fn a_manifest_in_barmans_form_that_postgresql_accepts() {
         }
     }
 
-    // The size is Barman's: it does not count the manifest.
     // The same backup, a manifest by each: equal but for the order of files.
     let path = scene.base(&ids[1]).join("data/backup_manifest");
     let ours = fs::read_to_string(&path).unwrap();

@@ -96,7 +96,8 @@ fn base_backup(shown: &ShownBackup<'_>) -> Value {
         let words = |seconds: f64| human_duration(Duration::seconds_f64(seconds));
         base["copy_time"] = json!(words(figures.copy));
         base["copy_time_seconds"] = json!(figures.copy);
-        if let Some(analysis) = figures.analysis {
+        // As on the console: Barman leaves out what took less than a second.
+        if let Some(analysis) = figures.analysis.filter(|seconds| *seconds >= 1.0) {
             base["analysis_time"] = json!(words(analysis));
             base["analysis_time_seconds"] = json!(analysis);
         }
