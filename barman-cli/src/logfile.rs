@@ -16,7 +16,6 @@ pub(crate) enum LogLevel {
     Info = 20,
     Warning = 30,
     Error = 40,
-    Critical = 50,
 }
 
 impl LogLevel {
@@ -26,7 +25,6 @@ impl LogLevel {
             Self::Info => "INFO",
             Self::Warning => "WARNING",
             Self::Error => "ERROR",
-            Self::Critical => "CRITICAL",
         }
     }
 

@@ -85,16 +85,6 @@ impl Output {
         self.lock().failed = true;
     }
 
-    /// What nobody expected. The command will exit with 1.
-    pub(crate) fn exception(&self, text: &str) {
-        self.log.write(LogLevel::Critical, text, self.clock.as_ref());
-        self.complain("_EXCEPTION", "EXCEPTION", console::RED, text);
-        if !self.is_json() {
-            self.stderr("See log file for more details.");
-        }
-        self.lock().failed = true;
-    }
-
     /// Something for those who look for a fault.
     pub(crate) fn debug(&self, text: &str) {
         self.log.write(LogLevel::Debug, text, self.clock.as_ref());
@@ -145,13 +135,6 @@ impl Output {
     pub(crate) fn put(&self, key: &str, value: Value) {
         if self.is_json() {
             self.lock().document.insert(key.to_owned(), value);
-        }
-    }
-
-    /// Changes a member of the JSON object that several servers or calls share.
-    pub(crate) fn with_member(&self, key: &str, change: impl FnOnce(&mut Value)) {
-        if self.is_json() {
-            change(self.lock().document.entry(key.to_owned()).or_insert(Value::Null));
         }
     }
 

@@ -88,9 +88,8 @@ impl Server {
                 Err(error) if error.is_not_found() => continue,
                 other => other?,
             };
-            if stat.kind != FileKind::Directory {
-                files.push(path);
-            } else if empty && disk.names(&path)?.is_empty() {
+            let listed = stat.kind != FileKind::Directory || (empty && disk.names(&path)?.is_empty());
+            if listed {
                 files.push(path);
             } else {
                 below.push(path);
