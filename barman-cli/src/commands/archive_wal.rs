@@ -32,10 +32,11 @@ pub(crate) fn run(arguments: &Arguments, app: &App) -> Result<(), Failure> {
 /// What an archiver did, in Barman's words.
 pub(crate) fn draw(name: &str, outcome: &ArchiveOutcome, app: &App) {
     let out = &app.output;
-    if outcome.busy {
+    if let Some(holder) = &outcome.busy {
         out.info(&format!(
             "Another archive-wal process is already running on server {name}. Skipping to the next server"
         ));
+        out.info(&format!("DETAILS: {holder}"));
         return;
     }
     out.info(&format!("Processing xlog segments from file archival for {name}"));

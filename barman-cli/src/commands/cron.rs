@@ -59,7 +59,7 @@ fn one(config: &ServerConfig, detached: &Detached, app: &App) -> Result<(), Fail
             out.info(&format!(
                 "Another cron process is already running on server {name}. Skipping to the next server"
             ));
-            out.debug(&holder);
+            out.info(&format!("DETAILS: {holder}"));
             return Ok(());
         }
     };

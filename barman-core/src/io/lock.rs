@@ -524,9 +524,12 @@ mod tests {
         let first = one.share(&backup(), "a restore", &world.ctx()).unwrap();
         let second = one.share(&backup(), "a restore", &world.ctx()).unwrap();
         drop(first);
+        assert_eq!(two.user(&backup()).unwrap().unwrap().why.as_deref(), Some("a restore"));
+        assert_eq!(two.holder(&backup()).unwrap(), None);
         let error = two.try_lock(&backup(), "a deletion", &world.ctx()).unwrap_err();
         assert!(error.to_string().contains("for a restore"), "{error}");
         drop(second);
+        assert_eq!(two.user(&backup()).unwrap(), None);
         let alone = two.try_lock(&backup(), "a deletion", &world.ctx()).unwrap();
         assert!(one.share(&backup(), "a restore", &world.ctx()).is_err());
         drop(alone);

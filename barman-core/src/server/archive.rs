@@ -18,8 +18,8 @@ const POLL: Duration = Duration::from_millis(100);
 /// What a run of `archive-wal` did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ArchiveOutcome {
-    /// Another run holds the lock: nothing was done.
-    pub busy: bool,
+    /// Another run holds the lock, and nothing was done: who, since when and why.
+    pub busy: Option<String>,
     /// WAL files, in archive order.
     pub files: Vec<Taken>,
     /// Things in incoming that are no WAL, moved to errors.
@@ -34,8 +34,8 @@ impl Server {
         let name = LockName::WalArchive(self.name().clone());
         let _lock = match self.locks.try_lock(&name, "moving WAL into the archive", ctx) {
             Ok(lock) => lock,
-            Err(LockError::Busy { .. }) => {
-                return Ok(ArchiveOutcome { busy: true, ..ArchiveOutcome::default() });
+            Err(error @ LockError::Busy { .. }) => {
+                return Ok(ArchiveOutcome { busy: Some(error.to_string()), ..ArchiveOutcome::default() });
             }
             Err(other) => return Err(other.into()),
         };

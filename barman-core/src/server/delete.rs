@@ -8,8 +8,10 @@ use crate::format::text::human_duration;
 use crate::format::timestamp::ctime;
 use crate::io::{LockError, LockName};
 use crate::model::{BackupId, BackupInfo};
-use crate::policy::prune::{self, PruneError, PrunePlan, Spared, WalPlan};
+use crate::policy::prune::{self, Cause, Deletion, PruneError, PrunePlan, Spared, WalPlan};
 use crate::policy::redundancy::Refusal;
+use crate::policy::retention::Reason;
+use crate::wal::WalArchive;
 
 /// For whom a plan is carried out.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -111,6 +113,7 @@ impl Server {
             if on_behalf == For::Retention {
                 ctx.info(format!("Enforcing retention policy: removing backup {id} for server {name}"));
             }
+            self.not_kept_meanwhile(deletion)?;
             let (start, began) = (ctx.clock.now(), ctx.clock.monotonic());
             ctx.info(format!("Deleting backup {id} for server {name}"));
             self.catalog.remove(&id, ctx).map_err(|error| match error {
@@ -124,7 +127,7 @@ impl Server {
                 for file in wal {
                     ctx.info(format!("\t{file}"));
                 }
-                self.wal_remove(wal)?;
+                self.wal.remove(wal)?;
                 done.wal = wal.to_vec();
             }
             let elapsed = ctx.clock.monotonic().saturating_sub(began);
@@ -137,10 +140,14 @@ impl Server {
         Ok(done)
     }
 
-    fn wal_remove(&self, names: &[crate::model::WalFileName]) -> Result<(), ServerError> {
-        use crate::wal::WalArchive;
-        self.wal.remove(names)?;
-        Ok(())
+    /// A keep that came after the plan was made. (One of which a deletion was begun is beyond keeping.)
+    fn not_kept_meanwhile(&self, deletion: &Deletion) -> Result<(), ServerError> {
+        let id = deletion.id;
+        let begun = deletion.cause == Cause::Retention(Reason::DeletionBegun);
+        match self.catalog.kept(&id)? {
+            Some(_) if !begun => Err(ServerError::NotDeleted { server: self.name().clone(), id }),
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn in_use(&self, id: BackupId) -> ServerError {

@@ -107,6 +107,11 @@ fn i21_refusals() {
         };
         assert_eq!(refused(&all, 1, 2), (id(1), Refusal::Redundancy { minimum: 2, current: 2 }));
         assert!(delete(id(2), &all, 9, archive).is_ok());
+        // One that is half gone does not count, except for itself.
+        all[0].deleting = true;
+        assert!(delete(id(1), &all, 1, archive).is_ok());
+        assert_eq!(refused(&all, 3, 1), (id(3), Refusal::Redundancy { minimum: 1, current: 1 }));
+        all[0].deleting = false;
         assert_eq!(delete(id(9), &all, 0, archive), Err(PruneError::Unknown(id(9))));
         all[1].in_use = true;
         assert_eq!(refused(&all, 1, 0), (id(2), Refusal::InUse));
