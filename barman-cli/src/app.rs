@@ -180,8 +180,8 @@ impl App {
         self.config.server(name).map_err(|e| Failure::Error(e.to_string()))
     }
 
-    /// Puts a server together, with what Barman says of it each time.
-    pub(crate) fn open(&self, config: &ServerConfig) -> Result<Server, Failure> {
+    /// Says what Barman says each time that it builds this server.
+    pub(crate) fn tell_notices(&self, config: &ServerConfig) {
         for notice in &config.notices {
             match notice.severity {
                 Severity::Warning if notice.log_only => self.output.log_only(LogLevel::Warning, &notice.text),
@@ -189,6 +189,11 @@ impl App {
                 Severity::Error => self.output.error(&notice.text),
             }
         }
+    }
+
+    /// Puts a server together, with what Barman says of it each time.
+    pub(crate) fn open(&self, config: &ServerConfig) -> Result<Server, Failure> {
+        self.tell_notices(config);
         Ok(Server::open(config.clone(), &self.config.globals, self.host.clone())?)
     }
 

@@ -15,6 +15,7 @@ mod cron;
 mod deleting;
 mod hand_made;
 mod kills;
+mod listing;
 mod one_home;
 mod recovering;
 mod scene;

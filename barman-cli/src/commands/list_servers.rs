@@ -14,6 +14,9 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, app: &App) -> Result<(), Failure> {
+    let config = &app.config;
+    let all = config.section_order.iter().filter_map(|name| config.servers.get(name));
+    all.for_each(|server| app.tell_notices(server));
     for (name, server) in &app.config.servers {
         let description = server.options.description.as_deref();
         if arguments.minimal {
@@ -23,7 +26,8 @@ pub(crate) fn run(arguments: &Arguments, app: &App) -> Result<(), Failure> {
             let text = if text.is_empty() && !server.suffix().is_empty() { " - ".to_owned() } else { text };
             app.output.print(&format!("{name}{text}{}", server.suffix()));
         }
-        let shown = description.or(Some(server.suffix()).filter(|suffix| !suffix.is_empty()));
+        let shown = format!("{}{}", description.unwrap_or_default(), server.suffix());
+        let shown = Some(shown).filter(|text| description.is_some() || !text.is_empty());
         app.output.put(name.as_str(), json!({ "description": shown }));
     }
     Ok(())

@@ -19,7 +19,7 @@ pub enum ResolveError {
     Several {
         /// The name.
         name: String,
-        /// Their ids, newest first.
+        /// Their ids, oldest first. (Barman has them in the order of the disk.)
         ids: Vec<BackupId>,
     },
 }
@@ -74,10 +74,9 @@ fn by_name<'a>(name: &str, backups: &[&'a BackupInfo]) -> Result<Option<&'a Back
     match named.as_slice() {
         [] => Ok(None),
         [one] => Ok(Some(one)),
-        many => Err(ResolveError::Several {
-            name: name.to_owned(),
-            ids: many.iter().rev().map(|b| b.id).collect(),
-        }),
+        many => {
+            Err(ResolveError::Several { name: name.to_owned(), ids: many.iter().map(|b| b.id).collect() })
+        }
     }
 }
 

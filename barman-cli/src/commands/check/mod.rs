@@ -40,13 +40,18 @@ pub(crate) fn run(arguments: &Arguments, app: &App) -> Result<(), Failure> {
 
 /// Runs the checks of one server.
 fn one(arguments: &Arguments, config: &ServerConfig, app: &App) -> Result<CheckReport, Failure> {
+    Ok(app.open(&limited(arguments, config)?)?.check(&app.ctx())?)
+}
+
+/// The configuration with the limit of the command line.
+fn limited(arguments: &Arguments, config: &ServerConfig) -> Result<ServerConfig, Failure> {
     let mut config = config.clone();
     if let Some(seconds) = arguments.check_timeout {
         config
             .apply_override("check_timeout", &seconds.to_string())
             .map_err(|e| Failure::Error(e.to_string()))?;
     }
-    Ok(app.open(&config)?.check(&app.ctx())?)
+    Ok(config)
 }
 
 fn draw(config: &ServerConfig, report: &CheckReport, app: &App) {

@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 
 use barman_core::config::ServerConfig;
 use barman_core::model::Check;
+use barman_core::server::Server;
 
-use super::{Arguments, one};
+use super::{Arguments, limited};
 use crate::app::App;
 use crate::error::Failure;
 
@@ -44,8 +45,9 @@ fn broken(app: &App) -> Result<(), Failure> {
 }
 
 fn tell(arguments: &Arguments, config: &ServerConfig, app: &App) -> Result<Told, Failure> {
-    let report = one(arguments, config, app)?;
-    let server = app.open(config)?;
+    // Without the notices on the configuration: a plug-in reads what is printed.
+    let server = Server::open(limited(arguments, config)?, &app.config.globals, app.host.clone())?;
+    let report = server.check(&app.ctx())?;
     let overview = server.overview(&app.ctx())?;
     let latest = overview.available().next_back();
     let size = latest.and_then(|backup| backup.size).unwrap_or(0);
