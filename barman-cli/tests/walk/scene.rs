@@ -108,7 +108,9 @@ impl Scene {
     /// The time on the server, with some room to the transactions before and after.
     pub(crate) fn moment(&self) -> String {
         std::thread::sleep(Duration::from_millis(30));
-        let now = self.sql("SET timezone = 'UTC'; SELECT clock_timestamp()");
+        let now = self.sql(
+            "SET timezone = 'UTC'; SELECT to_char(clock_timestamp(), 'YYYY-MM-DD HH24:MI:SS.US') || '+00'",
+        );
         std::thread::sleep(Duration::from_millis(30));
         now
     }
