@@ -130,6 +130,12 @@ impl<'s> Judge<'s> {
                 Begun::Yes(validator) => {
                     validator.push(bytes);
                 }
+                // Nearly always: the first piece is a whole segment, which is not copied to look at its beginning.
+                Begun::No(first) if first.is_empty() && bytes.len() >= FIRST_PAGE => {
+                    let mut validator = shared.validator(*name, *completeness, bytes)?;
+                    validator.push(bytes);
+                    *begun = Begun::Yes(Box::new(validator));
+                }
                 Begun::No(first) => {
                     first.extend_from_slice(bytes);
                     if first.len() >= FIRST_PAGE {
