@@ -155,7 +155,7 @@ fn home() -> World {
     let failed = with(with(info("FAILED"), &postgres), &on("20261122T233743"));
     write(&world, "chain", "20261122T233753", false, &failed);
     index(&world, "chain", "chain-xlog.db", &segments(1, 1..=11));
-    world.account().own_tree(&world.home()).unwrap();
+    world.account().own_tree(world.home()).unwrap();
     world
 }
 
