@@ -62,6 +62,12 @@ impl LocalCatalog {
         &self.shared.paths
     }
 
+    /// The ids of all backups, oldest first, without reading their facts.
+    pub fn ids(&self) -> Result<Vec<BackupId>, CatalogError> {
+        let names = Names::read(&self.shared)?;
+        Ok(names.infos.union(&names.bases).copied().collect())
+    }
+
     fn info_of(&self, id: &BackupId) -> Result<BackupInfo, CatalogError> {
         facts::read(&self.shared, id)
     }

@@ -170,8 +170,15 @@ impl Server {
                 .filter_map(trouble)
                 .filter(|text| told.insert(text.clone()))
                 .for_each(|text| ctx.warn(text));
-            if self.wal.find(&WalFileName::Segment(end))?.is_some() {
+            if self.wal.missing([end])?.is_empty() {
                 return Ok(());
+            }
+            // The server believes it archived and will not send it again: to wait on would be to wait for ever.
+            for taken in outcome.files.iter().filter(|t| t.name == WalFileName::Segment(end)) {
+                if let TakenHow::Refused { aside, reason } = &taken.how {
+                    let (aside, reason) = (aside.clone(), reason.clone());
+                    return Err(ServerError::WalRefused { name: end.to_string(), aside, reason });
+                }
             }
             if limit.is_some_and(|limit| ctx.clock.monotonic().saturating_sub(began) >= limit) {
                 let seconds = limit.unwrap_or_default().as_secs();

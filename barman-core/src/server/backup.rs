@@ -148,6 +148,9 @@ impl Server {
         ctx: &Ctx<'_>,
     ) -> Result<BackupInfo, ServerError> {
         let options = &self.config.options;
+        // Opened before the first write: a failed writeback that somebody else's sync was told of meanwhile is not told
+        // again to a syncfs that comes later (I29).
+        let watch = self.host.disk.watch_writes(&self.catalog.paths().base(&info.id))?;
         let link = options.reuse_backup == Some(ReuseBackup::Link);
         let wanted = link || options.reuse_backup == Some(ReuseBackup::Copy);
         let (reuse, _lease) = match previous.filter(|_| wanted) {
@@ -184,6 +187,9 @@ impl Server {
             self.write_manifest(space, &mut report.proofs, ctx)?;
         }
         let sizes = space.seal(&report.proofs, ctx)?;
+        if let Some(watch) = watch {
+            watch.sync()?;
+        }
         let info = self.catalog.update(&info.id, &mut |info| {
             info.size = Some(sizes.size);
             info.deduplicated_size = Some(sizes.deduplicated_size);

@@ -78,6 +78,19 @@ pub enum ServerError {
         /// The time waited.
         seconds: u64,
     },
+    /// WAL that was waited for came and is not sound.
+    #[error(
+        "The WAL file {name} was received and refused: {reason}. It lies in {aside}; the backup stays incomplete until a \
+         sound copy of that file is put into the incoming directory"
+    )]
+    WalRefused {
+        /// The file.
+        name: String,
+        /// Where it lies now.
+        aside: camino::Utf8PathBuf,
+        /// Expected and found.
+        reason: String,
+    },
     /// A backup may not be deleted; why was told as a warning. (Barman prints all facts of the backup here.)
     #[error("Cannot delete backup ({server} {id})")]
     NotDeleted {

@@ -25,11 +25,12 @@ struct Identity {
 /// backup that really began: others only have the default.
 pub(crate) fn known_cluster(catalog: &LocalCatalog, disk: &dyn Disk) -> Result<KnownCluster, ServerError> {
     let from_file = stored(&catalog.paths().backup_directory.join("identity.json"), disk)?;
-    // A catalog that cannot be read keeps nobody from looking at the rest.
-    let backups = catalog.list().unwrap_or_default();
-    let newest = backups.iter().rev().find(|b| b.begin_wal.is_some());
+    // A catalog that cannot be read keeps nobody from looking at the rest. Only the newest are read: this is done by every
+    // command, whatever it needs of the catalog.
+    let ids = catalog.ids().unwrap_or_default();
+    let newest = ids.iter().rev().filter_map(|id| catalog.get(id).ok()).find(|b| b.begin_wal.is_some());
     Ok(KnownCluster {
-        system_id: from_file.or_else(|| newest.and_then(|b| b.systemid)),
+        system_id: from_file.or_else(|| newest.as_ref().and_then(|b| b.systemid)),
         segment_size: newest.map(|b| b.xlog_segment_size),
     })
 }

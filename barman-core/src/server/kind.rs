@@ -53,6 +53,7 @@ impl ServerError {
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::Usage(_) => ErrorKind::Usage,
             Self::NotReady { .. } | Self::WalNotReceived { .. } => ErrorKind::Incomplete,
+            Self::WalRefused { .. } => ErrorKind::Corrupt,
             Self::BackupRunning { .. } => ErrorKind::Busy,
             Self::OtherCluster { .. } => ErrorKind::Conflict,
             Self::Backup { error } => of_backup(error),
