@@ -22,6 +22,7 @@ mod processes;
 mod put_wal;
 mod rebuild_xlogdb;
 mod restore;
+mod restore_later;
 mod show_backup;
 mod show_servers;
 mod status;

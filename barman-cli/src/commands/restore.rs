@@ -13,6 +13,8 @@ use serde_json::json;
 use crate::app::App;
 use crate::error::Failure;
 
+use super::restore_later::Later;
+
 /// Arguments of `restore`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  barman restore main latest /srv/restored\n  \
@@ -91,9 +93,12 @@ pub(crate) struct Arguments {
     /// Show what would be done, and do nothing.
     #[arg(long)]
     native_dry_run: bool,
+    #[command(flatten)]
+    later: Later,
 }
 
 pub(crate) fn run(arguments: &Arguments, app: &App) -> Result<(), Failure> {
+    arguments.later.judge(app)?;
     let config = app.server(&arguments.server_name)?;
     let server = app.open(config)?;
     let target = target(arguments, app)?;
