@@ -10,6 +10,7 @@
     reason = "tests and their helpers: a failure is a failing test, and they are the outside world"
 )]
 
+mod options;
 mod user;
 mod cron;
 mod deleting;
