@@ -171,7 +171,8 @@ fn shape(value: &str) -> String {
             shape.push(c);
         }
     }
-    shape.replace("0.0", "0")
+    // Python prints small floats as 9.3e-05.
+    shape.replace("0.0", "0").replace("0e-0", "0")
 }
 
 #[test]
