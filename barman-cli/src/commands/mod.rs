@@ -73,7 +73,7 @@ pub(crate) enum Command {
     RebuildXlogdb(rebuild_xlogdb::Arguments),
     /// Restore a backup, to its end or to a point in time.
     #[command(visible_alias = "recover")]
-    Restore(restore::Arguments),
+    Restore(Box<restore::Arguments>),
     /// Show a backup.
     #[command(visible_alias = "show-backups")]
     ShowBackup(show_backup::Arguments),
