@@ -1,7 +1,8 @@
 //! Carrying out a [`RecoveryPlan`]: the order of I23, every byte verified on its way (I24).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 use std::sync::Mutex;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -14,7 +15,7 @@ use crate::catalog::{BackupReader, FileProof, Root};
 use crate::ctx::{Cancel, Ctx, Event, Unit};
 use crate::model::{Entry, FileTime, WalFileName};
 use crate::transport::{FileOp, Lane, Probe, ProbeKind, StoreContent, StoreItem, Transport, TransportError};
-use crate::wal::WalArchive;
+use crate::wal::{WalArchive, WalRange};
 
 /// How a plan is carried out.
 #[derive(Debug, Clone)]
@@ -323,10 +324,10 @@ impl Run<'_> {
         let segment = self.reader.info().xlog_segment_size.bytes();
         let segments = wal.files.iter().filter(|n| n.as_segment().is_some()).count() as u64;
         self.stage("Restoring WAL", segments.saturating_mul(segment));
-        let queue: Mutex<VecDeque<WalFileName>> = Mutex::new(wal.files.iter().copied().collect());
+        let queue = Mutex::new(self.wal_times(wal)?);
         let (files, bytes) = self.workers(wal.files.len(), &wal.directory, &|stop| {
-            let name = lock(&queue).pop_front()?;
-            Some(self.wal_item(name, segment, stop))
+            let (name, mtime) = lock(&queue).pop_front()?;
+            Some(self.wal_item(name, mtime, segment, stop))
         })?;
         self.ctx.progress.event(&Event::StageFinished);
         report.files += files;
@@ -341,7 +342,26 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn wal_item(&self, name: WalFileName, segment: u64, stop: &Cancel) -> Result<StoreItem, TransportError> {
+    /// The planned files with their times, from one reading of the index for all of them.
+    fn wal_times(&self, wal: &WalPlan) -> Result<VecDeque<(WalFileName, FileTime)>, RecoveryError> {
+        let wanted: HashSet<&WalFileName> = wal.files.iter().collect();
+        let mut times = HashMap::with_capacity(wanted.len());
+        self.archive.scan(&WalRange::default(), &mut |entry| {
+            if wanted.contains(&entry.name) {
+                times.insert(entry.name, entry.mtime);
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(wal.files.iter().map(|name| (*name, times.get(name).copied().unwrap_or_default())).collect())
+    }
+
+    fn wal_item(
+        &self,
+        name: WalFileName,
+        mtime: FileTime,
+        segment: u64,
+        stop: &Cancel,
+    ) -> Result<StoreItem, TransportError> {
         self.go_on(stop)?;
         self.throttle.take(
             usize::try_from(segment).unwrap_or(usize::MAX),
@@ -351,8 +371,6 @@ impl Run<'_> {
         let source =
             |e: io::Error| TransportError::Source { target: self.transport.target().to_owned(), source: e };
         let failed = |e: crate::wal::WalError| source(io::Error::other(e.to_string()));
-        let entry = self.archive.find(&name).map_err(failed)?;
-        let mtime = entry.map(|e| e.mtime).unwrap_or_default();
         let mut bytes = self.archive.open(&name).map_err(failed)?;
         let content = if name.as_segment().is_some() {
             self.ctx.progress.event(&Event::Advanced { by: segment });
