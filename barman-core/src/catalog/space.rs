@@ -13,7 +13,7 @@ use super::sidecar::read_proofs;
 use super::walk::{Found, empty, walk};
 use super::{BackupSpace, CatalogError, DirSpec, FileProof, FileSink, FileSpec, Reused, Root, SpaceReport};
 use crate::ctx::Ctx;
-use crate::io::{Disk, DiskFile, IoContext, IoError, durable};
+use crate::io::{Disk, DiskFile, IoContext, IoError, WriteBehind, durable};
 use crate::model::BackupId;
 
 /// Small writes are gathered up to this; what is larger goes straight to the file.
@@ -55,7 +55,8 @@ impl LocalSpace {
         file.set_mode(spec.mode)?;
         let disk = Arc::clone(&self.shared.disk);
         let sync = !self.shared.sync_whole;
-        Ok(LocalSink { disk, spec, file: Some(file), gathered: Vec::new(), size: 0, crc: 0, sync })
+        let behind = WriteBehind::new();
+        Ok(LocalSink { disk, spec, file: Some(file), gathered: Vec::new(), behind, size: 0, crc: 0, sync })
     }
 
     /// A file of that name left by an earlier attempt may be linked to another backup: it loses this name and keeps
@@ -330,6 +331,7 @@ struct LocalSink {
     /// `None` once finished.
     file: Option<Box<dyn DiskFile>>,
     gathered: Vec<u8>,
+    behind: WriteBehind,
     size: u64,
     crc: u32,
     sync: bool,
@@ -344,10 +346,17 @@ impl LocalSink {
         self.file.as_mut().ok_or_else(|| io::Error::other("the file is finished"))
     }
 
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let file = self.file.as_mut().ok_or_else(|| io::Error::other("the file is finished"))?;
+        file.write_all(bytes)?;
+        self.behind.advanced(file.as_ref(), bytes.len() as u64);
+        Ok(())
+    }
+
     fn drain(&mut self) -> io::Result<()> {
         if !self.gathered.is_empty() {
             let gathered = std::mem::take(&mut self.gathered);
-            self.out()?.write_all(&gathered)?;
+            self.put(&gathered)?;
             self.gathered = gathered;
             self.gathered.clear();
         }
@@ -379,7 +388,7 @@ impl Write for LocalSink {
         }
         if buf.len() >= GATHER / 4 {
             self.drain()?;
-            self.out()?.write_all(buf)?;
+            self.put(buf)?;
         } else {
             self.gathered.extend_from_slice(buf);
         }

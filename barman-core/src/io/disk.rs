@@ -133,6 +133,12 @@ pub trait DiskFile: Write + Seek + Send {
     /// Sets the time of modification; the time of access stays.
     fn set_mtime(&mut self, mtime: FileTime) -> Result<(), IoError>;
 
+    /// Says that these bytes, which are written, will not be read soon: the system may begin to write them to the disk
+    /// and drop those from its cache that are there already. A hint: it fails never, and makes nothing durable.
+    fn release(&self, offset: u64, len: u64) {
+        let _ = (offset, len);
+    }
+
     /// fdatasync: content and length are durable afterwards, mode and times need not be.
     fn sync_data(&mut self) -> Result<(), IoError>;
 

@@ -2,12 +2,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::num::NonZeroU64;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirEntryExt, FileExt, MetadataExt, OpenOptionsExt};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, Timespec, Timestamps};
+use rustix::fs::{Advice, AtFlags, CWD, Mode, OFlags, RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use crate::model::FileTime;
@@ -142,6 +143,14 @@ impl DiskFile for RealFile {
 
     fn set_mtime(&mut self, mtime: FileTime) -> Result<(), IoError> {
         rustix::fs::futimens(&self.file, &only_mtime(mtime)).context("set the time of", &self.path)
+    }
+
+    fn release(&self, offset: u64, len: u64) {
+        // Linux begins to write dirty pages of the range and drops clean ones (mm/fadvise.c, generic_fadvise). Where the file
+        // system does not know it, nothing is lost.
+        if let Some(len) = NonZeroU64::new(len) {
+            let _ = rustix::fs::fadvise(&self.file, offset, Some(len), Advice::DontNeed);
+        }
     }
 
     fn sync_data(&mut self) -> Result<(), IoError> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
 
 use crate::ctx::Cancel;
-use crate::io::{Disk, DiskFile, IoContext, IoError, IoErrorKind, durable};
+use crate::io::{Disk, DiskFile, IoContext, IoError, IoErrorKind, WriteBehind, durable};
 use crate::model::Entry;
 
 use super::process::{self, Trouble};
@@ -260,6 +260,7 @@ impl LocalLane {
     ) -> Result<(), TransportError> {
         let cancel = self.cancel.clone();
         let mut left = facts.size;
+        let mut behind = WriteBehind::new();
         while left > 0 {
             cancel.check()?;
             let most = usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK);
@@ -271,6 +272,7 @@ impl LocalLane {
                 Err(source) => return Err(TransportError::Source { target: TARGET.into(), source }),
             };
             file.put(part.get(..n).unwrap_or_default()).map_err(|e| file_error(&e))?;
+            behind.advanced(file, n as u64);
             left -= n as u64;
         }
         let finished = file.set_mode(facts.mode).and_then(|()| file.set_mtime(facts.mtime));
