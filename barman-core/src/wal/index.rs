@@ -4,6 +4,7 @@
 //! Readers take no lock: the file only grows at its end, where a torn line is left out, or is replaced as a whole.
 
 use std::collections::{HashMap, HashSet};
+use std::io::{self, Read};
 use std::time::Duration;
 
 use camino::Utf8Path;
@@ -11,11 +12,14 @@ use camino::Utf8Path;
 use super::{Shared, WalEntry, WalError};
 use crate::ctx::Ctx;
 use crate::format::xlogdb::{self, XlogLine, python_mtime};
-use crate::io::{IoError, LockGuard, LockName, durable};
+use crate::io::{IoContext, IoError, LockGuard, LockName, durable};
 use crate::model::{FileTime, WalFileName};
 
 /// Appending to the index and rewriting it take less; whoever holds the lock longer is stuck.
 const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Bytes of the index that are read at once.
+const CHUNK: usize = 256 << 10;
 
 /// What the index says of one file. Small, since there are many.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -37,18 +41,11 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Reads the text of an index. Lines that are no lines are left out: one damaged line must not hide the others,
-    /// and the files are found in their directories all the same. Of two lines for a file the last one counts.
-    pub(super) fn parse(bytes: &[u8]) -> Self {
-        let mut index = Self::default();
-        for line in xlogdb::lines(bytes).filter(|line| line.terminated) {
-            if let Ok(XlogLine { name, size, mtime, compression, encryption }) = line.parsed {
-                let (compression, encryption) =
-                    (index.word(compression.as_deref()), index.word(encryption.as_deref()));
-                index.by_name.insert(name, Indexed { size, mtime, compression, encryption });
-            }
-        }
-        index
+    /// Takes one more line. Of two lines for a file the last one counts.
+    fn add(&mut self, line: &XlogLine<'_>) {
+        let XlogLine { name, size, mtime, ref compression, ref encryption } = *line;
+        let (compression, encryption) = (self.word(compression.as_deref()), self.word(encryption.as_deref()));
+        self.by_name.insert(name, Indexed { size, mtime, compression, encryption });
     }
 
     fn word(&mut self, text: Option<&str>) -> Word {
@@ -113,7 +110,47 @@ pub(super) fn read_bytes(shared: &Shared) -> Result<Option<Vec<u8>>, IoError> {
 
 /// Reads the index; one that is not there is empty.
 pub(super) fn read(shared: &Shared) -> Result<Index, IoError> {
-    Ok(Index::parse(&read_bytes(shared)?.unwrap_or_default()))
+    let mut index = Index::default();
+    each_line(shared, &mut |line| index.add(&line))?;
+    Ok(index)
+}
+
+/// Visits the lines of the index, if there is one, in constant memory. Lines that are no lines are left out: one damaged line
+/// must not hide the others, and the files are found in their directories all the same. So is one that a crash cut.
+pub(super) fn each_line(shared: &Shared, each: &mut dyn FnMut(XlogLine<'_>)) -> Result<(), IoError> {
+    for path in [shared.paths.index(), shared.paths.old_index()] {
+        match shared.disk.open_read(&path) {
+            Err(e) if e.is_not_found() => {}
+            other => return lines_of(&mut other?, each).context("read", &path),
+        }
+    }
+    Ok(())
+}
+
+fn lines_of(file: &mut dyn Read, each: &mut dyn FnMut(XlogLine<'_>)) -> io::Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    // How much of the buffer is the beginning of a line whose rest has not been read.
+    let mut begun = 0;
+    loop {
+        if begun == buffer.len() {
+            buffer.resize(2 * begun, 0);
+        }
+        let filled = match file.read(buffer.get_mut(begun..).unwrap_or_default()) {
+            Ok(0) => return Ok(()),
+            Ok(count) => begun + count,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(e),
+        };
+        let new = buffer.get(begun..filled).unwrap_or_default();
+        let Some(end) = memchr::memrchr(b'\n', new).map(|at| begun + at + 1) else {
+            begun = filled;
+            continue;
+        };
+        let lines = xlogdb::lines(buffer.get(..end).unwrap_or_default());
+        lines.filter_map(|line| line.parsed.ok()).for_each(&mut *each);
+        buffer.copy_within(end..filled, 0);
+        begun = filled - end;
+    }
 }
 
 /// Takes Barman's lock on the index.
@@ -192,11 +229,39 @@ mod tests {
                      000000010000000000000001\t99\t5.5\tNone\tNone\n\
                      00000002.history\t81\t1795384945.0\n\
                      000000010000000000000002\t1";
-        let index = Index::parse(text);
+        let mut index = Index::default();
+        lines_of(&mut &text[..], &mut |line| index.add(&line)).unwrap();
         let entry = index.get(&"000000010000000000000001".parse().unwrap()).unwrap();
         assert_eq!((entry.size, entry.compression, entry.mtime.nanos), (99, None, 500_000_000));
         assert!(index.contains(&"00000002.history".parse().unwrap()));
         assert!(!index.contains(&"000000010000000000000002".parse().unwrap()), "a torn line is no line");
+    }
+
+    /// Gives a few bytes at a time.
+    struct Drip<'a>(&'a [u8], usize);
+
+    impl Read for Drip<'_> {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            let count = buf.len().min(self.1);
+            self.0.read(&mut buf[..count])
+        }
+    }
+
+    #[test]
+    fn lines_are_the_same_in_pieces_of_any_size() {
+        let mut text = String::new();
+        // Longer than the buffer, so that it grows.
+        text.push_str(&"x".repeat(CHUNK + 5));
+        text.push('\n');
+        for n in 0..5_000 {
+            text.push_str(&format!("0000000100000000{n:08X}\t{n}\t{n}.5\tgzip\tNone\n"));
+        }
+        text.push_str("000000010000000000FFFFFF\t1\t1.5\tgzip\tNone");
+        for piece in [1, 7, 4096, CHUNK, usize::MAX] {
+            let mut sizes = Vec::new();
+            lines_of(&mut Drip(text.as_bytes(), piece), &mut |line| sizes.push(line.size)).unwrap();
+            assert_eq!(sizes, (0..5_000).collect::<Vec<u64>>(), "{piece}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::codec::{Compressor, CustomFilters};
 use crate::ctx::{Cancel, Clock, Ctx, Silent};
-use crate::format::xlogdb::{self, XlogLine};
+use crate::format::xlogdb::XlogLine;
 use crate::io::{Disk, IoError, Locks};
 use crate::model::{SegmentName, SegmentSize, SystemId, Timeline, WalFileName};
 
@@ -90,12 +90,7 @@ impl LocalWalArchive {
     /// Visits the lines of the index in their order, without a look at the files: what listings go by, as Barman's do.
     /// Lines that cannot be read, and one that was cut by a crash, are left out.
     pub fn each_indexed(&self, each: &mut dyn FnMut(XlogLine<'_>)) -> Result<(), WalError> {
-        let bytes = index::read_bytes(&self.shared)?.unwrap_or_default();
-        xlogdb::lines(&bytes)
-            .filter(|line| line.terminated)
-            .filter_map(|line| line.parsed.ok())
-            .for_each(each);
-        Ok(())
+        Ok(index::each_line(&self.shared, each)?)
     }
 
     /// Makes the index anew from the files of the archive (I19), and says how many lines it has of each kind.
