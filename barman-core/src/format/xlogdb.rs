@@ -171,14 +171,33 @@ fn split_tab(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 fn segment(name: &[u8; 24]) -> Option<WalFileName> {
     let mut parts = [0u32; 3];
-    for (part, digits) in parts.iter_mut().zip(name.chunks_exact(8)) {
+    // Bits above the lower four: something was no digit.
+    let mut odd = 0;
+    for (part, digits) in parts.iter_mut().zip(name.as_chunks::<8>().0) {
         for digit in digits {
-            *part = *part << 4 | char::from(*digit).to_digit(16)?;
+            let value = HEX[usize::from(*digit)];
+            odd |= value;
+            *part = *part << 4 | u32::from(value & 0xF);
         }
     }
     let [timeline, log, segment] = parts;
+    if odd > 0xF {
+        return None;
+    }
     Some(WalFileName::Segment(SegmentName { timeline: Timeline::new(timeline)?, log, segment }))
 }
+
+/// The value of each byte as a hexadecimal digit, 0xFF for what is none.
+const HEX: [u8; 256] = {
+    let mut table = [0xFF; 256];
+    let mut value = 0;
+    while value < 16 {
+        table[b"0123456789abcdef"[value] as usize] = value as u8;
+        table[b"0123456789ABCDEF"[value] as usize] = value as u8;
+        value += 1;
+    }
+    table
+};
 
 /// Eighteen digits always fit.
 fn digits(text: &[u8]) -> Option<u64> {
