@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use barman_testkit::pg::{self, Cluster};
+use barman_testkit::ssh::Sshd;
 use barman_testkit::world::World;
 use barman_testkit::{Error, Result};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -147,6 +148,73 @@ pub(super) fn run(options: &Options, program: &Utf8Path) -> Result<Vec<Row>> {
     let theirs = homes.get(1).map(|h| Rival::new(named(h), || restore(h)).after(remove));
     rivals.extend(theirs);
     rows.extend(compare("restore, local", options.rounds, &rivals));
+    rows.extend(over_ssh(options, program, &cluster)?);
+    Ok(rows)
+}
+
+/// Backup and restore over a real sshd on loopback, against Barman with rsync. The second part adds 100,000 small files, which is
+/// where a round trip or a process for each file would show; there rsync alone is the rival, since Barman needs minutes.
+fn over_ssh(options: &Options, program: &Utf8Path, cluster: &Cluster) -> Result<Vec<Row>> {
+    let sshd = Sshd::start()?;
+    let ours = Home::new(program, false)?;
+    let barman = if options.oracle { Some(Home::new(program, true)?) } else { None };
+    let mut homes: Vec<Home> = [Some(ours), barman].into_iter().flatten().collect();
+    for home in &mut homes {
+        home.world
+            .server("main")
+            .conninfo(cluster.conninfo())
+            .ssh(sshd.ssh_command())
+            .option("backup_method", "rsync")
+            .option("archiver", "on")
+            .option("immediate_checkpoint", "true")
+            .option("reuse_backup", "off");
+        home.run(&["list-servers"])?;
+    }
+    archive_into(cluster, &homes)?;
+    for home in &homes {
+        home.run(&["backup", "main"])?;
+        home.forget_newest()?;
+    }
+    let full = |home: &'_ Home| home.command(&["backup", "main"]);
+    let mut rows = Vec::new();
+    let mut rivals = vec![Rival::new("ours", || full(&homes[0])).after(|| homes[0].forget_newest())];
+    rivals.extend(homes.get(1).map(|h| Rival::new("barman 3.19.1", || full(h)).after(|| h.forget_newest())));
+    rows.extend(compare("full backup over ssh", options.rounds, &rivals));
+
+    for home in &homes {
+        home.run(&["backup", "main"])?;
+        home.run(&["archive-wal", "main"])?;
+    }
+    let destination = homes[0].world.path().join("restored");
+    let remote = sshd.ssh_command();
+    let restore = |home: &'_ Home| {
+        let there = ["--remote-ssh-command", &remote, "main", "latest", destination.as_str()];
+        home.command(&[&["recover"], &there[..]].concat())
+    };
+    let remove = || homes[0].set_aside(&destination);
+    let mut rivals = vec![Rival::new("ours", || restore(&homes[0])).after(remove)];
+    rivals.extend(homes.get(1).map(|h| Rival::new("barman 3.19.1", || restore(h)).after(remove)));
+    rows.extend(compare("restore over ssh", options.rounds, &rivals));
+
+    let small = cluster.pgdata().join("small_files");
+    shell(&format!(
+        "mkdir {small} && cd {small} && head -c 170000000 /dev/zero | split -a 5 -b 1700 && ls | wc -l"
+    ))?;
+    homes[0].world.account().own_tree(&small)?;
+    let copy = homes[0].world.path().join("rsynced");
+    let rsync = || {
+        // The words of the ssh command without the destination, which is its last.
+        let (words, host) = remote.rsplit_once(' ').unwrap_or((&remote, ""));
+        let line = format!("rsync -a -e '{words}' {host}:{}/ {copy}", cluster.pgdata());
+        let mut command = homes[0].world.command("sh");
+        command.args(["-c", &line]);
+        Ok(command)
+    };
+    let rivals = [
+        Rival::new("ours", || full(&homes[0])).after(|| homes[0].forget_newest()),
+        Rival::new("rsync -a, nothing durable", rsync).after(|| homes[0].set_aside(&copy)),
+    ];
+    rows.extend(compare("100,000 small files more, over ssh", options.rounds, &rivals));
     Ok(rows)
 }
 
