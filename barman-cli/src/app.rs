@@ -72,6 +72,7 @@ pub(crate) fn start(arguments: &Arguments) -> Result<App, Vec<String>> {
         home: home.clone(),
         agent: variable("SSH_AUTH_SOCK").map(Utf8PathBuf::from),
         path: variable("PATH").map(|p| p.split(':').map(Utf8PathBuf::from).collect()).unwrap_or_default(),
+        runtime: Some(variable("TMPDIR").map_or_else(|| "/tmp".into(), Utf8PathBuf::from)),
     };
     let mut environment = Environment::new(std::env::vars());
     if let Some(home) = home {

@@ -302,6 +302,14 @@ impl Sshd {
         fs::read_to_string(&path).context("read", &path)
     }
 
+    /// How many logins have succeeded.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn logins(&self) -> Result<usize> {
+        Ok(self.log()?.lines().filter(|line| line.contains("Accepted publickey")).count())
+    }
+
     /// The last lines of the server's log.
     pub fn log_tail(&self, lines: usize) -> String {
         log_tail(&self.log_path(), lines)

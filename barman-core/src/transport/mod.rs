@@ -15,6 +15,7 @@ mod remote_store;
 mod remote_stream;
 mod ssh2_lane;
 mod ssh2_login;
+mod ssh_control;
 mod ssh_program;
 mod ssh_target;
 mod tar_read;

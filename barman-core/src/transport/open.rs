@@ -46,7 +46,7 @@ pub fn open(
         let transport = Arc::new(LocalTransport::new(disk, cancel.clone()));
         return Ok(Opened { transport, choice: "Files are reached directly, on this host.".into() });
     };
-    let program = SshProgramTransport::new(line, cancel.clone())?;
+    let program = SshProgramTransport::new(line, cancel.clone())?.sharing_in(environment.runtime.clone());
     let is_there = is_installed(program.program(), environment, disk.as_ref());
     let library =
         SshTarget::parse(line).map(|target| Ssh2Transport::new(target, environment.clone(), cancel.clone()));

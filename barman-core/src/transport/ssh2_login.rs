@@ -23,6 +23,9 @@ pub struct SshEnvironment {
     pub agent: Option<Utf8PathBuf>,
     /// Directories in which programs are looked for (`PATH`, split).
     pub path: Vec<Utf8PathBuf>,
+    /// Where the socket of a connection that several commands share may lie, in a private directory of its own: a short path,
+    /// such as `/tmp`. Without it every command of the `ssh` program makes a connection.
+    pub runtime: Option<Utf8PathBuf>,
 }
 
 impl SshEnvironment {

@@ -2,14 +2,16 @@
 
 use std::io;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use camino::Utf8PathBuf;
 
 use crate::ctx::Cancel;
 
 use super::command::{self, marked_line};
-use super::process::{Process, Running, Trouble};
-use super::remote::{self, Head, RemoteLane, RemoteShell, not_begun, one_line, protocol};
+use super::process::{Process, Running, Step, Trouble};
+use super::remote::{self, Head, RemoteLane, RemoteShell, keep_tail, not_begun, one_line, protocol};
+use super::ssh_control::{ControlMaster, Riding, Seat};
 use super::{Exchange, ExitStatus, Lane, RemoteCommand, Transport, TransportError};
 
 /// What ssh exits with when the failure is its own (ssh(1), EXIT STATUS). A remote command that exits so looks the same.
@@ -29,13 +31,33 @@ const OPTIONS: [(&str, &str); 5] = [
 ///
 /// The program gets, after the words of the configured command, `-o` options and one word that is the command line for
 /// the login shell of the host. Its exit status 255 means that the connection failed.
-#[derive(Debug, Clone)]
+///
+/// With [`SshProgramTransport::sharing_in`] the commands of all lanes share one connection of OpenSSH, one command at a time;
+/// those that run at the same time make connections of their own.
+#[derive(Clone)]
 pub struct SshProgramTransport {
     words: Vec<String>,
     target: String,
     cancel: Cancel,
-    /// Whether a connection has succeeded: only the first lane tries one for its own sake.
-    proven: Arc<AtomicBool>,
+    /// Where the socket of a shared connection may lie.
+    runtime: Option<Utf8PathBuf>,
+    /// Known once a connection has succeeded.
+    line: Arc<OnceLock<Line>>,
+    /// Held by the lane that tries the first one.
+    trying: Arc<Mutex<()>>,
+}
+
+/// What is known of the connection. Only the first lane tries one for its own sake.
+enum Line {
+    /// A login has succeeded; every command makes a connection.
+    Proven,
+    Shared(Arc<ControlMaster>),
+}
+
+impl std::fmt::Debug for SshProgramTransport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SshProgramTransport").field("words", &self.words).finish_non_exhaustive()
+    }
 }
 
 impl SshProgramTransport {
@@ -50,7 +72,15 @@ impl SshProgramTransport {
         })?;
         words.extend(added_options(&words));
         let target = ssh_command.trim().to_owned();
-        Ok(Self { words, target, cancel, proven: Arc::default() })
+        Ok(Self { words, target, cancel, runtime: None, line: Arc::default(), trying: Arc::default() })
+    }
+
+    /// Lets all commands share one connection, whose socket is made in a private directory below this one. Where the program is
+    /// not OpenSSH's `ssh`, the command has options about sharing itself, or no socket can be made, nothing changes.
+    #[must_use]
+    pub fn sharing_in(mut self, runtime: Option<Utf8PathBuf>) -> Self {
+        self.runtime = runtime.filter(|_| ControlMaster::fits(&self.words));
+        self
     }
 
     /// The program that is run.
@@ -92,18 +122,17 @@ impl Transport for SshProgramTransport {
 
     fn lane(&self) -> Result<Box<dyn Lane>, TransportError> {
         self.cancel.check()?;
-        let mut shell = self.shell();
-        if !self.proven.load(Ordering::Acquire) {
-            let status = remote::run(&mut shell, &RemoteCommand::program(["true"]), &mut Quiet)?;
-            if !status.success() {
-                return Err(protocol(
-                    &self.target,
-                    "trying the connection",
-                    format!("`true` ended with {status:?}"),
-                ));
-            }
-            self.proven.store(true, Ordering::Release);
+        let shell = self.shell();
+        let trying = self.trying.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.line.get().is_none() {
+            let line = match shell.open_shared()? {
+                Some(master) => Line::Shared(Arc::new(master)),
+                None => shell.prove()?,
+            };
+            // Nobody else sets it while this one is trying.
+            let _ = self.line.set(line);
         }
+        drop(trying);
         Ok(Box::new(RemoteLane::new(shell)))
     }
 }
@@ -123,17 +152,77 @@ impl Exchange for Quiet {
     }
 }
 
+#[derive(Clone)]
 struct SshProgramShell {
     transport: SshProgramTransport,
 }
 
 impl SshProgramShell {
-    fn command(&self, command: &RemoteCommand) -> Command {
+    fn command(&self, command: &RemoteCommand, seat: Option<&Seat>) -> Command {
         let mut child = Command::new(self.transport.program());
-        child.args(self.transport.words.get(1..).unwrap_or_default()).arg(marked_line(command));
+        child.args(self.transport.words.get(1..).unwrap_or_default());
+        if let Some(seat) = seat {
+            child.args(seat.options());
+        }
+        child.arg(marked_line(command));
         child
     }
+
+    /// A login that does nothing.
+    fn prove(&self) -> Result<Line, TransportError> {
+        let status = remote::run(&mut self.clone(), &RemoteCommand::program(["true"]), &mut Quiet)?;
+        if status.success() {
+            return Ok(Line::Proven);
+        }
+        let reason = format!("`true` ended with {status:?}");
+        Err(protocol(&self.transport.target, "trying the connection", reason))
+    }
+
+    /// Opens the connection to be shared. `None` when there shall be none, or when ssh could not share it.
+    fn open_shared(&self) -> Result<Option<ControlMaster>, TransportError> {
+        let transport = &self.transport;
+        let Some((dir, socket)) = transport.runtime.as_deref().and_then(ControlMaster::place) else {
+            return Ok(None);
+        };
+        let (mut head, mut words) = (Head::default(), Vec::new());
+        let failed = |trouble, head: &Head| self.trouble(trouble, head, OPENING);
+        let mut command = ControlMaster::command(&transport.words, &socket);
+        let mut process =
+            Process::spawn(&mut command, true, &transport.cancel).map_err(|t| failed(t, &head))?;
+        let mut buffer = vec![0; 4096];
+        loop {
+            match process.step(&mut buffer, false).map_err(|trouble| failed(trouble, &head))? {
+                Step::Stdin => {}
+                Step::Stderr(n) => keep_tail(&mut words, buffer.get(..n).unwrap_or_default()),
+                Step::Stdout(n) => {
+                    let stripped = head.strip(buffer.get(..n).unwrap_or_default());
+                    if stripped.is_err() {
+                        return Err(head.noise(&transport.target));
+                    }
+                    if head.begun() {
+                        return Ok(Some(ControlMaster::new(process, dir, socket)));
+                    }
+                }
+                Step::Ended(_) if ControlMaster::is_about_sharing(&words) => return Ok(None),
+                Step::Ended(status) => {
+                    self.judge(status, &head, &words, OPENING)?;
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// A seat on the shared connection, if there is one and it is free.
+    fn seat(&self) -> Option<Seat> {
+        match self.transport.line.get()? {
+            Line::Shared(master) => master.seat(),
+            Line::Proven => None,
+        }
+    }
 }
+
+/// What is going on when the shared connection cannot be opened.
+const OPENING: &str = "trying the connection";
 
 /// Tells failures of ssh apart by its words, which are not translated.
 fn connection_error(target: &str, begun: bool, words: &[u8], doing: &str) -> TransportError {
@@ -169,9 +258,14 @@ impl RemoteShell for SshProgramShell {
     }
 
     fn start(&mut self, command: &RemoteCommand, giving: bool) -> Result<Box<dyn Running>, TransportError> {
-        let started = Process::spawn(&mut self.command(command), giving, &self.transport.cancel);
+        let seat = self.seat();
+        let mut command = self.command(command, seat.as_ref());
+        let started = Process::spawn(&mut command, giving, &self.transport.cancel);
         let process = started.map_err(|trouble| self.trouble(trouble, &Head::default(), ""))?;
-        Ok(Box::new(process))
+        Ok(match seat {
+            Some(seat) => Box::new(Riding { process, _seat: seat }),
+            None => Box::new(process),
+        })
     }
 
     fn trouble(&self, trouble: Trouble, _head: &Head, _doing: &str) -> TransportError {

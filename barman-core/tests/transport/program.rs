@@ -309,3 +309,110 @@ fn bsdtar_stores() {
 fn the_tar_of_busybox_stores() {
     stores_through("tar", "/usr/bin/busybox");
 }
+
+/// A transport whose commands share a connection.
+fn sharing(ssh_command: &str, runtime: &Utf8Path) -> SshProgramTransport {
+    program(ssh_command).sharing_in(Some(runtime.to_owned()))
+}
+
+fn talk(transport: &dyn Transport, times: usize) {
+    for n in 0..times {
+        let mut said = Talk::new("");
+        let status = transport.lane().unwrap().exec(&RemoteCommand::program(["echo", "hello"]), &mut said);
+        assert!(status.unwrap().success(), "{n}");
+        assert_eq!(said.stdout, b"hello\n", "{n}: {:?}", String::from_utf8_lossy(&said.stderr));
+    }
+}
+
+fn entries(dir: &Utf8Path) -> usize {
+    dir.read_dir_utf8().unwrap().count()
+}
+
+#[test]
+fn commands_share_one_connection_and_conform() {
+    let Some(()) = Sshd::require() else { return };
+    let sshd = Sshd::start().unwrap();
+    let (dir, runtime) = (TestDir::new("btk-tp-").unwrap(), TestDir::new("btk-rt-").unwrap());
+    let transport = sharing(&sshd.ssh_command(), runtime.path());
+    talk(&transport, 5);
+    assert_eq!(sshd.logins().unwrap(), 1);
+    assert_eq!(entries(runtime.path()), 1);
+    conformance(&transport, dir.path());
+    let lanes = (transport.lane().unwrap(), transport.lane().unwrap());
+    drop(lanes);
+    drop(transport);
+    assert_eq!(entries(runtime.path()), 0, "the socket goes with the transport");
+}
+
+#[test]
+fn i30_the_shared_connection_ends_with_the_transport() {
+    let Some(()) = Sshd::require() else { return };
+    let sshd = Sshd::start().unwrap();
+    let runtime = TestDir::new("btk-rt-").unwrap();
+    let transport = sharing(&sshd.ssh_command(), runtime.path());
+    talk(&transport, 1);
+    let path = runtime.path().as_str().to_owned();
+    let running = || {
+        let proc = std::process::Command::new("pgrep").args(["-f", &path]).output().unwrap();
+        proc.status.success()
+    };
+    assert!(running());
+    drop(transport);
+    assert!(!running());
+}
+
+#[test]
+fn hosts_that_allow_one_session_a_connection_are_used_all_the_same() {
+    let Some(()) = Sshd::require() else { return };
+    let sshd = Sshd::builder().option("MaxSessions 1").start().unwrap();
+    let runtime = TestDir::new("btk-rt-").unwrap();
+    talk(&sharing(&sshd.ssh_command(), runtime.path()), 3);
+    assert_eq!(sshd.logins().unwrap(), 4, "the shared one is of no use, each command makes its own");
+}
+
+#[test]
+fn commands_at_the_same_time_have_connections_of_their_own() {
+    let Some(()) = Sshd::require() else { return };
+    let sshd = Sshd::start().unwrap();
+    let runtime = TestDir::new("btk-rt-").unwrap();
+    let transport = sharing(&sshd.ssh_command(), runtime.path());
+    let mut first = transport.lane().unwrap();
+    let mut second = transport.lane().unwrap();
+    let zero = Utf8Path::new("/dev/zero");
+    let reading = first.read(zero, 0, None).unwrap();
+    let also = second.read(zero, 0, None).unwrap();
+    assert_eq!(sshd.logins().unwrap(), 2);
+    drop((reading, also));
+    talk(&transport, 2);
+    assert_eq!(sshd.logins().unwrap(), 2);
+}
+
+#[test]
+fn a_shared_connection_that_breaks_is_replaced_by_others() {
+    let Some(()) = Sshd::require() else { return };
+    let sshd = Sshd::start().unwrap();
+    let runtime = TestDir::new("btk-rt-").unwrap();
+    let transport = sharing(&sshd.ssh_command(), runtime.path());
+    talk(&transport, 1);
+    let path = runtime.path().as_str();
+    let killed = std::process::Command::new("pkill").args(["-9", "-f", path]).status().unwrap();
+    assert!(killed.success());
+    talk(&transport, 2);
+    assert_eq!(sshd.logins().unwrap(), 3);
+}
+
+#[test]
+fn a_refused_login_is_told_as_without_sharing() {
+    let Some(()) = Sshd::require() else { return };
+    let mut sshd = Sshd::start().unwrap();
+    let runtime = TestDir::new("btk-rt-").unwrap();
+    let good = sshd.ssh_command();
+    let key = sshd.foreign_key().unwrap();
+    let refused = |line: &str| sharing(line, runtime.path()).lane().err().unwrap();
+    let error = refused(&good.replace(sshd.key().as_str(), key.as_str()));
+    assert!(matches!(error, TransportError::Denied { .. }), "{error}");
+    sshd.rotate_host_key().unwrap();
+    let error = refused(&good);
+    assert!(matches!(error, TransportError::HostKey { .. }), "{error}");
+    assert_eq!(entries(runtime.path()), 0);
+}

@@ -101,6 +101,16 @@ const SYSTEM: &[SystemPackage] = &[
         present: || os::which("openssl").is_some(),
         why: "the tests of TLS make certificates with it",
     },
+    SystemPackage {
+        name: "libarchive-tools",
+        present: || os::which("bsdtar").is_some(),
+        why: "hosts whose tar is that of BSD",
+    },
+    SystemPackage {
+        name: "busybox",
+        present: || os::which("busybox").is_some(),
+        why: "hosts whose tar is that of busybox",
+    },
     SystemPackage { name: "zstd", present: || os::which("zstd").is_some(), why: "a judge of our frames" },
     SystemPackage { name: "lz4", present: || os::which("lz4").is_some(), why: "a judge of our frames" },
     SystemPackage { name: "xz-utils", present: || os::which("xz").is_some(), why: "a judge of our streams" },
