@@ -60,6 +60,66 @@ fn i15_a_dropped_table_may_vanish_and_nothing_else_may() {
 }
 
 #[test]
+fn the_session_is_kept_alive_while_files_are_listed_and_read_one_by_one() {
+    let Some(mut rig) = Rig::new() else { return };
+    rig.job.keepalive = Duration::from_millis(1);
+    let session = rig.session();
+    let (pings, seen) = (session.pings.clone(), Seen::default());
+    let times = seen.clone();
+    let (_, report) = rig.backup(&session, move |_, moment| {
+        let slow = match moment {
+            Moment::Listed => times.add("listed") == 1,
+            Moment::Read(_) => times.add("read") == 2,
+            _ => false,
+        };
+        // So long takes this one step: until two signs of life were given, or none is to be hoped for.
+        let before = pings.load(Ordering::SeqCst);
+        let mut waits = if slow { 0 } else { 500 };
+        while waits < 500 && pings.load(Ordering::SeqCst) < before + 2 {
+            std::thread::sleep(Duration::from_millis(10));
+            waits += 1;
+        }
+        if slow && waits == 500 {
+            times.add("silence");
+        }
+    });
+    report.unwrap();
+    let all = seen.all();
+    assert!(all.iter().filter(|s| *s == "read").count() >= 2, "pg_control is read at the end");
+    assert!(!all.contains(&"silence".to_owned()), "a step of five seconds passed without a sign of life");
+}
+
+#[test]
+fn i9_a_session_lost_while_files_are_listed_ends_the_listing() {
+    let Some(mut rig) = Rig::new() else { return };
+    rig.job.keepalive = Duration::from_millis(1);
+    let mut session = rig.session();
+    session.lost = true;
+    let (pings, seen) = (session.pings.clone(), Seen::default());
+    let asked = seen.clone();
+    let (_, report) = rig.backup(&session, move |_, moment| match moment {
+        Moment::Listed => {
+            asked.add("listed");
+            let mut waits = 0;
+            while waits < 500 && pings.load(Ordering::SeqCst) == 0 {
+                std::thread::sleep(Duration::from_millis(10));
+                waits += 1;
+            }
+            // What the ping found out has to reach the lister.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Moment::Asked => {
+            asked.add("asked");
+        }
+        _ => {}
+    });
+    let error = report.unwrap_err();
+    assert!(matches!(error, BackupError::SessionLost), "{error}");
+    let all = seen.all();
+    assert!(!all.contains(&"asked".to_owned()) && all.len() < 10, "{} files were listed", all.len());
+}
+
+#[test]
 fn i15_a_table_that_is_truncated_is_taken_as_far_as_it_goes() {
     let Some(rig) = Rig::new() else { return };
     let (source, table) = (rig.pgdata.clone(), rig.table.clone());

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
+use super::attend::attended;
 use super::page_check::PageLayout;
 use super::port::transfer;
 use super::reuse::Reuse;
@@ -28,9 +29,6 @@ use crate::transport::{Lane, RemoteCommand, Transport, TransportError};
 /// How often `pg_control` is read before its checksum is given up on. The server rewrites it in place, so that a reader
 /// may see half of it (I10).
 const CONTROL_TRIES: u32 = 20;
-
-/// How often the thread that waits for the workers looks at the cancellation.
-const TICK: Duration = Duration::from_millis(100);
 
 /// Opens the session that a backup lives in.
 pub type Connect<'a> = dyn Fn(&Ctx<'_>) -> Result<Box<dyn BackupServer>, BackupError> + Send + Sync + 'a;
@@ -98,8 +96,9 @@ impl BackupExecutor for CopyExecutor<'_> {
         let started = server.start(&label, job.immediate_checkpoint)?;
         let begin = Begin { started, server: facts };
         let copied = journal.started(&begin).and_then(|()| {
-            let run = Run { job, space, begin: &begin, transport: self.transport, ctx };
-            run.copy_everything(server.as_mut())
+            let stop = Cancel::new();
+            let run = Run { job, space, begin: &begin, transport: self.transport, stop: &stop, ctx };
+            attended(server.as_mut(), job.keepalive, &stop, ctx, || run.copy_everything())
         });
         match copied {
             Ok((harvest, stats)) => {
@@ -143,14 +142,13 @@ struct Run<'a> {
     space: &'a dyn BackupSpace,
     begin: &'a Begin,
     transport: &'a dyn Transport,
+    /// Set by whoever fails first: the work is in vain then. Pauses look at this flag only, and a cancellation sets it.
+    stop: &'a Cancel,
     ctx: &'a Ctx<'a>,
 }
 
 impl Run<'_> {
-    fn copy_everything(
-        &self,
-        server: &mut dyn BackupServer,
-    ) -> Result<(Harvest, crate::model::PyValue), BackupError> {
+    fn copy_everything(&self) -> Result<(Harvest, crate::model::PyValue), BackupError> {
         let workers = self.job.jobs.max(1);
         let suffix = if workers > 1 { format!(" ({workers} jobs)") } else { String::new() };
         self.ctx.info(format!("Starting backup copy via rsync/SSH for {}{suffix}", self.job.id));
@@ -167,13 +165,13 @@ impl Run<'_> {
 
         for tree in self.trees() {
             let at = clock.monotonic();
-            let work =
-                examine(lane.as_mut(), &tree, self.begin.server.version, reuse.as_ref()).map_err(transfer)?;
+            let version = self.begin.server.version;
+            let work = examine(lane.as_mut(), &tree, version, reuse.as_ref(), self.stop).map_err(transfer)?;
             let analysed = clock.monotonic();
             if work.top_mode == Some(0o750) {
                 control_mode = 0o640;
             }
-            harvest.absorb(self.copy_tree(&tree, work, layout, server)?);
+            harvest.absorb(self.copy_tree(&tree, work, layout)?);
             stats.add(&tree.label, analysed - at, clock.monotonic() - analysed);
         }
         for (tree, wanted) in self.outside_files() {
@@ -181,7 +179,7 @@ impl Run<'_> {
             let label = tree.label.clone();
             let mut work = WorkList::default();
             work.fetch.push_back(wanted);
-            harvest.absorb(self.copy_tree(&tree, work, layout, server)?);
+            harvest.absorb(self.copy_tree(&tree, work, layout)?);
             stats.add(&label, Duration::ZERO, clock.monotonic() - at);
         }
         // I10: after everything else.
@@ -264,7 +262,6 @@ impl Run<'_> {
         tree: &Tree,
         mut work_list: WorkList,
         layout: PageLayout,
-        server: &mut dyn BackupServer,
     ) -> Result<Harvest, BackupError> {
         let mut harvest = Harvest::default();
         if let Some(mode) = work_list.top_mode {
@@ -275,7 +272,7 @@ impl Run<'_> {
         }
         if let Some(plan) = &self.job.reuse {
             for (spec, proof) in work_list.reuse {
-                self.ctx.cancel.check()?;
+                self.stop.check()?;
                 match self.space.reuse(spec.clone(), &proof, &plan.parent, plan.link) {
                     Ok(_) => {
                         harvest.proofs.push(proof);
@@ -299,7 +296,6 @@ impl Run<'_> {
         });
         let limit = self.job.tablespace_bandwidth.get(&tree.label).copied().or(self.job.bandwidth);
         let throttle = Throttle::new(limit);
-        let stop = Cancel::new();
         let count = self.job.jobs.clamp(1, work_list.fetch.len().max(1));
         let shared = Shared {
             tree,
@@ -311,24 +307,22 @@ impl Run<'_> {
             layout,
             start_lsn: self.begin.server.data_checksums.then_some(self.begin.started.lsn),
             throttle: &throttle,
-            stop: &stop,
+            stop: self.stop,
             ctx: self.ctx,
         };
-        let results = self.supervise(&shared, count, server);
+        let results = self.supervise(&shared, count);
         self.ctx.progress.event(&Event::StageFinished);
         for result in results? {
             harvest.absorb(result);
         }
+        let gone =
+            prove_dropped(std::mem::take(&mut harvest.orphans), tree, self.transport, self.stop, self.ctx)?;
+        harvest.skipped.extend(gone);
         Ok(harvest)
     }
 
-    /// Runs the workers and keeps the session alive meanwhile. The first error stops all of them and is the one given.
-    fn supervise(
-        &self,
-        shared: &Shared<'_>,
-        count: usize,
-        server: &mut dyn BackupServer,
-    ) -> Result<Vec<Harvest>, BackupError> {
+    /// Runs the workers. The first error stops all of them and is the one given.
+    fn supervise(&self, shared: &Shared<'_>, count: usize) -> Result<Vec<Harvest>, BackupError> {
         let (sender, results) = mpsc::channel();
         std::thread::scope(|scope| {
             let (batch, period) = self.job.start_batch;
@@ -347,31 +341,13 @@ impl Run<'_> {
             drop(sender);
             let mut harvests = Vec::new();
             let mut first_error = None;
-            let mut silent = Duration::ZERO;
-            loop {
-                match results.recv_timeout(TICK) {
-                    Ok(Ok(harvest)) => harvests.push(harvest),
-                    Ok(Err(error)) => {
+            for result in results {
+                match result {
+                    Ok(harvest) => harvests.push(harvest),
+                    Err(error) => {
                         shared.stop.cancel();
                         first_error.get_or_insert(error);
                     }
-                    Err(mpsc::RecvTimeoutError::Timeout) => {
-                        silent += TICK;
-                        let due = !self.job.keepalive.is_zero() && silent >= self.job.keepalive;
-                        let fine = self.ctx.cancel.check().map_err(BackupError::from).and_then(|()| {
-                            if due && first_error.is_none() {
-                                silent = Duration::ZERO;
-                                server.ping()?;
-                            }
-                            Ok(())
-                        });
-                        if let Err(error) = fine {
-                            // Workers that pause look at this flag only.
-                            shared.stop.cancel();
-                            first_error.get_or_insert(error);
-                        }
-                    }
-                    Err(mpsc::RecvTimeoutError::Disconnected) => break,
                 }
             }
             first_error.map_or(Ok(harvests), Err)
@@ -391,7 +367,7 @@ impl Run<'_> {
         let path = self.control_path();
         let mut last = String::new();
         for _ in 0..CONTROL_TRIES {
-            self.ctx.cancel.check()?;
+            self.stop.check()?;
             let mut bytes = Vec::with_capacity(8192);
             lane.read(&path, 0, Some(64 * 1024)).map_err(transfer)?.read_to_end(&mut bytes).map_err(|e| {
                 transfer(TransportError::Lost {
@@ -404,7 +380,7 @@ impl Run<'_> {
                 Ok(control) => return Ok((bytes, control)),
                 Err(error) => last = error.to_string(),
             }
-            self.ctx.clock.pause(Duration::from_millis(50), self.ctx.cancel)?;
+            self.ctx.clock.pause(Duration::from_millis(50), self.stop)?;
         }
         Err(BackupError::Source {
             path,
@@ -424,7 +400,7 @@ impl Run<'_> {
                 {
                     failures += 1;
                     self.ctx.warn(format!("{source}. pg_control is read again (attempt {failures})"));
-                    self.ctx.clock.pause(self.job.retry_sleep, self.ctx.cancel)?;
+                    self.ctx.clock.pause(self.job.retry_sleep, self.stop)?;
                 }
                 other => return other,
             }

@@ -1,5 +1,6 @@
 //! Taking a base backup.
 
+mod attend;
 mod copy;
 pub mod exclude;
 mod page_check;

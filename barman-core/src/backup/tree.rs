@@ -8,6 +8,7 @@ use camino::Utf8PathBuf;
 use super::exclude::{Exclusions, Verdict};
 use super::reuse::{Decision, Reuse};
 use crate::catalog::{DirSpec, FileProof, FileSpec, Root};
+use crate::ctx::Cancel;
 use crate::model::{Entry, EntryKind, FileTime, PgVersion};
 use crate::transport::{Lane, TransportError};
 
@@ -71,18 +72,20 @@ pub(crate) struct WorkList {
     pub(crate) fetch_bytes: u64,
 }
 
-/// Lists a tree and decides. Without `reuse` everything is read.
+/// Lists a tree and decides. Without `reuse` everything is read. `stop` ends the listing early, with an error.
 pub(crate) fn examine(
     lane: &mut dyn Lane,
     tree: &Tree,
     version: PgVersion,
     reuse: Option<&Reuse>,
+    stop: &Cancel,
 ) -> Result<WorkList, TransportError> {
     let mut listing = Vec::new();
     lane.list(&tree.source, &mut |entry| {
         listing.push(entry);
-        ControlFlow::Continue(())
+        if stop.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
+    stop.check()?;
     let rules = Exclusions::new(tree.root, version, &listing, tree.foreign.clone());
     Ok(decide(tree.root, listing, &rules, reuse))
 }

@@ -27,7 +27,9 @@ use time::macros::datetime;
 
 /// What happens to a file, in order; bytes may be changed on their way.
 pub(super) enum Moment<'a> {
-    /// It was listed and is asked for.
+    /// It was listed.
+    Listed,
+    /// It is asked for.
     Asked,
     /// It is open, its size is known, nothing was read.
     Began,
@@ -112,6 +114,7 @@ impl Rig {
             begin: self.begin,
             end_timeline: Timeline::FIRST,
             lost: false,
+            pings: Arc::default(),
             stops: Arc::default(),
         }
     }
@@ -144,6 +147,7 @@ pub(super) struct Session {
     pub(super) begin: Lsn,
     pub(super) end_timeline: Timeline,
     pub(super) lost: bool,
+    pub(super) pings: Arc<AtomicUsize>,
     pub(super) stops: Arc<AtomicUsize>,
 }
 
@@ -158,6 +162,7 @@ impl BackupServer for Session {
     }
 
     fn ping(&mut self) -> Result<(), BackupError> {
+        self.pings.fetch_add(1, Ordering::SeqCst);
         if self.lost { Err(BackupError::SessionLost) } else { Ok(()) }
     }
 
@@ -244,7 +249,11 @@ impl Lane for MeddlingLane {
         root: &Utf8Path,
         each: &mut dyn FnMut(Entry) -> ControlFlow<()>,
     ) -> Result<(), TransportError> {
-        self.inner.list(root, each)
+        let below = root.strip_prefix(&self.root).unwrap_or(root).to_owned();
+        self.inner.list(root, &mut |entry| {
+            (self.meddler)(&below.join(&entry.path), Moment::Listed);
+            each(entry)
+        })
     }
 
     fn read<'a>(
