@@ -60,6 +60,35 @@ fn i15_a_dropped_table_may_vanish_and_nothing_else_may() {
 }
 
 #[test]
+fn i15_what_every_database_has_vanishes_only_with_its_directory() {
+    let Some(rig) = Rig::new() else { return };
+    let database = rig.table.parent().unwrap().to_owned();
+    let map = database.join("pg_filenode.map");
+    let (source, lost) = (rig.pgdata.clone(), map.clone());
+    let kept = fs::read(source.join(&map)).unwrap();
+    let (_, report) = rig.backup(&rig.session(), move |path, moment| {
+        if let (Moment::Asked, true) = (moment, path == lost) {
+            fs::remove_file(source.join(path)).unwrap();
+        }
+    });
+    let error = report.unwrap_err();
+    let named = matches!(&error, BackupError::Source { path, .. } if *path == rig.pgdata.join(&map));
+    assert!(named && error.to_string().contains("its database was not dropped"), "{error}");
+
+    // The same file, but DROP DATABASE goes on and takes the directory, too.
+    fs::write(rig.pgdata.join(&map), kept).unwrap();
+    let (source, lost) = (rig.pgdata.clone(), map.clone());
+    let dropped = database.clone();
+    let (_, report) = rig.backup(&rig.session(), move |path, moment| {
+        if let (Moment::Asked, true) = (moment, path == lost) {
+            fs::remove_dir_all(source.join(&dropped)).unwrap();
+        }
+    });
+    let skipped = report.unwrap().skipped;
+    assert!(skipped.iter().any(|s| s.path == map && s.why == "the database was dropped"), "{skipped:?}");
+}
+
+#[test]
 fn the_session_is_kept_alive_while_files_are_listed_and_read_one_by_one() {
     let Some(mut rig) = Rig::new() else { return };
     rig.job.keepalive = Duration::from_millis(1);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::attend::attended;
+use super::dropped::prove_dropped;
 use super::page_check::PageLayout;
 use super::port::transfer;
 use super::reuse::Reuse;

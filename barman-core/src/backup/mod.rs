@@ -2,6 +2,7 @@
 
 mod attend;
 mod copy;
+mod dropped;
 pub mod exclude;
 mod page_check;
 mod port;

@@ -1,6 +1,6 @@
 //! Which files may vanish or shrink while a server runs (I15).
 
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::catalog::Root;
 use crate::format::relfile::RelFile;
@@ -9,28 +9,45 @@ use crate::format::relfile::RelFile;
 const SELF_CLEANING: &[&str] =
     &["pg_commit_ts", "pg_logical", "pg_multixact", "pg_stat", "pg_twophase", "pg_xact", "pg_clog"];
 
-/// Why a file that was listed and is gone now may rightly be gone, or `None` when it may not: then the copy is not a
-/// backup.
+/// What it means that a file that was listed is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Vanished {
+    /// It may rightly be gone, for this reason.
+    Rightly(&'static str),
+    /// Only together with this directory, which belongs to one database.
+    WithDatabase(Utf8PathBuf),
+    /// A healthy server never removes it.
+    Never,
+}
+
+/// Judges a file that was listed and is gone now. [`Vanished::Never`] means that the copy is not a backup.
 ///
 /// Relations are dropped and truncated, databases dropped with everything in their directory, SLRU segments and logical
 /// decoding state cut off: replay of the backup's own WAL does the same again. Nothing else disappears from a healthy
 /// data directory.
-pub fn may_vanish(root: Root, path: &Utf8Path) -> Option<&'static str> {
+pub fn may_vanish(root: Root, path: &Utf8Path) -> Vanished {
     if RelFile::parse(path).is_some() {
-        return Some("the relation was dropped or truncated");
+        return Vanished::Rightly("the relation was dropped or truncated");
     }
-    let mut parts = path.components().map(|c| c.as_str());
-    let (top, second, third) = (parts.next(), parts.next(), parts.next());
-    match (root, top) {
-        (Root::Data, Some("base")) if third.is_some() => Some("the database was dropped"),
-        (Root::Tablespace(_), _) if second.is_some() && third.is_some() => Some("the database was dropped"),
-        (Root::Data, Some(dir)) if SELF_CLEANING.contains(&dir) && second.is_some() => {
-            Some("the server removes such files by itself")
+    // Written beside the map and renamed over it (`relmapper.c`, since 16).
+    if path.file_name() == Some("pg_filenode.map.tmp") {
+        return Vanished::Rightly("it is a temporary file of the server");
+    }
+    let parts: Vec<&str> = path.components().map(|c| c.as_str()).collect();
+    match (root, parts.as_slice()) {
+        (Root::Data, ["base", database, _, ..]) => {
+            Vanished::WithDatabase(Utf8Path::new("base").join(database))
         }
-        (Root::Data, Some(name)) if second.is_none() && is_short_lived(name) => {
-            Some("it is a temporary file of the server")
+        (Root::Tablespace(_), [version, database, _, ..]) => {
+            Vanished::WithDatabase(Utf8Path::new(version).join(database))
         }
-        _ => None,
+        (Root::Data, [dir, _, ..]) if SELF_CLEANING.contains(dir) => {
+            Vanished::Rightly("the server removes such files by itself")
+        }
+        (Root::Data, [name]) if is_short_lived(name) => {
+            Vanished::Rightly("it is a temporary file of the server")
+        }
+        _ => Vanished::Never,
     }
 }
 
@@ -55,8 +72,8 @@ mod tests {
             "base/5/16384",
             "base/5/16384_vm.1",
             "global/4060",
-            "base/16385/PG_VERSION",
-            "base/16385/pg_filenode.map",
+            "base/16385/pg_filenode.map.tmp",
+            "global/pg_filenode.map.tmp",
             "pg_xact/0000",
             "pg_multixact/offsets/0000",
             "pg_logical/snapshots/0-1.snap",
@@ -64,7 +81,8 @@ mod tests {
             "current_logfiles",
             "pg_stat/pgstat.stat",
         ] {
-            assert!(may_vanish(Root::Data, Utf8Path::new(gone)).is_some(), "{gone}");
+            let verdict = may_vanish(Root::Data, Utf8Path::new(gone));
+            assert!(matches!(verdict, Vanished::Rightly(_)), "{gone}: {verdict:?}");
         }
         for needed in [
             "PG_VERSION",
@@ -75,11 +93,27 @@ mod tests {
             "server.key",
             "notes/base/5/1",
         ] {
-            assert!(may_vanish(Root::Data, Utf8Path::new(needed)).is_none(), "{needed}");
+            assert_eq!(may_vanish(Root::Data, Utf8Path::new(needed)), Vanished::Never, "{needed}");
         }
         let tablespace = Root::Tablespace(Oid(16386));
-        assert!(may_vanish(tablespace, Utf8Path::new("PG_15_1/5/16400")).is_some());
-        assert!(may_vanish(tablespace, Utf8Path::new("PG_15_1/5/PG_VERSION")).is_some());
+        let relation = may_vanish(tablespace, Utf8Path::new("PG_15_1/5/16400"));
+        assert!(matches!(relation, Vanished::Rightly(_)), "{relation:?}");
+    }
+
+    #[test]
+    fn i15_what_every_database_has_goes_with_its_directory_only() {
+        let tablespace = Root::Tablespace(Oid(16386));
+        for (root, path, directory) in [
+            (Root::Data, "base/16385/PG_VERSION", "base/16385"),
+            (Root::Data, "base/16385/pg_filenode.map", "base/16385"),
+            (tablespace, "PG_15_1/5/PG_VERSION", "PG_15_1/5"),
+        ] {
+            assert_eq!(
+                may_vanish(root, Utf8Path::new(path)),
+                Vanished::WithDatabase(directory.into()),
+                "{path}"
+            );
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::page_check::{PageCheck, PageLayout, Suspect, judge, page_lsn};
 use super::port::transfer;
 use super::throttle::Throttle;
 use super::tree::{Tree, Wanted};
-use super::vanish::{may_shrink_to, may_vanish};
+use super::vanish::{Vanished, may_shrink_to, may_vanish};
 use super::{BackupError, BackupJob, CorruptPage, Skipped};
 use crate::catalog::{BackupReader, BackupSpace, FileProof, FileSink, FileSpec};
 use crate::ctx::{Cancel, Ctx, Event};
@@ -45,9 +45,18 @@ pub(crate) struct Harvest {
     pub(crate) copied_bytes: u64,
     pub(crate) reused_files: u64,
     pub(crate) skipped: Vec<Skipped>,
+    /// Files that may be gone only when this directory of their database is, too; asked when the tree is done.
+    pub(crate) orphans: Vec<Orphan>,
     pub(crate) corrupt: Vec<CorruptPage>,
     /// Wrong pages that claim to be newer than the start: replay mends them if they are not newer than the end, too.
     pub(crate) newer: Vec<(CorruptPage, Lsn)>,
+}
+
+/// A file that vanished, and the directory of its database, both below the tree's root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Orphan {
+    pub(crate) path: Utf8PathBuf,
+    pub(crate) database: Utf8PathBuf,
 }
 
 impl Harvest {
@@ -56,6 +65,7 @@ impl Harvest {
         self.copied_bytes += other.copied_bytes;
         self.reused_files += other.reused_files;
         self.skipped.extend(other.skipped);
+        self.orphans.extend(other.orphans);
         self.corrupt.extend(other.corrupt);
         self.newer.extend(other.newer);
     }
@@ -362,9 +372,12 @@ impl Sink<'_, '_> {
                 )?;
             }
             Fetched::Vanished => match may_vanish(shared.tree.root, path) {
-                Some(why) => self.skip(path, why),
-                None if wanted.optional => self.skip(path, "it is optional"),
-                None => self.again(
+                _ if wanted.optional => self.skip(path, "it is optional"),
+                Vanished::Rightly(why) => self.skip(path, why),
+                Vanished::WithDatabase(database) => {
+                    self.harvest.orphans.push(Orphan { path: path.to_owned(), database });
+                }
+                Vanished::Never => self.again(
                     wanted,
                     || "was there and is gone; no running server removes it".to_owned(),
                     full(),
