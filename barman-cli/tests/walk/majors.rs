@@ -52,7 +52,9 @@ fn walk(major: u32) {
     scene.cluster.stop(StopMode::Fast).unwrap();
     let ssh = scene.sshd.ssh_command();
     let remote = [&time[..], &["--remote-ssh-command", &ssh]].concat();
+    let logins = scene.sshd.logins().unwrap();
     let (place, said) = scene.restore_said("remote", &first, &remote);
+    assert_eq!(scene.sshd.logins().unwrap() - logins, 1, "everything goes over one connection");
     prove_configuration(&scene, &place, &said, &moment);
     prove_moment(&scene, &place);
 
