@@ -65,6 +65,35 @@ fn one_after_the_other_says_and_leaves_what_barman_does() {
     );
 }
 
+/// I17: what a backup needs whose facts cannot be read, nobody knows. The others are shown, and nothing goes.
+#[test]
+fn i17_while_one_backup_cannot_be_read_nothing_is_deleted() {
+    let home = homes(&[|| done(A, 2, 3), || done(B, 5, 6), || done(C, 8, 9)])();
+    let path = format!("meta/{B}-backup.info");
+    let sound = home.read(&path);
+    home.write(&path, sound.replace("status=DONE", "status=HALF"));
+    let tree = home.tree();
+    let left_out = |run: &barman_testkit::world::Run| {
+        assert!(run.stderr.contains(&format!("Backup {B} of server main is left out: ")), "{run}");
+        assert!(run.stderr.contains("status") && run.stderr.contains("HALF"), "{run}");
+    };
+    let list = home.barman(&["list-backups", "main"]).ok().unwrap();
+    left_out(&list);
+    let shown: Vec<_> = list.stdout.lines().filter_map(|l| l.split(' ').nth(1)).collect();
+    assert_eq!(shown, [C, A]);
+    left_out(&home.barman(&["show-backup", "main", "latest"]).ok().unwrap());
+    let check = home.barman(&["check", "main"]);
+    assert!(check.stdout.contains("\tbackup information: FAILED (Cannot read "), "{check}");
+    for command in [&["delete", "main", A][..], &["delete", "main", "latest"], &["delete", "main", B]] {
+        let run = home.barman(command);
+        assert_eq!(run.code(), Some(1), "{run}");
+        assert!(run.stderr.contains(&path[5..]) && run.stderr.contains("HALF"), "{run}");
+    }
+    assert_eq!(home.tree(), tree, "nothing was touched");
+    home.write(&path, sound);
+    home.barman(&["delete", "main", A]).ok().unwrap();
+}
+
 #[test]
 fn chains_go_from_their_leaves_as_with_barman() {
     let make = homes(&[

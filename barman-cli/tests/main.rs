@@ -18,6 +18,7 @@ mod hand_made;
 mod kills;
 mod listing;
 mod one_home;
+mod readme;
 mod recovering;
 mod scene;
 mod wal_commands;

@@ -71,6 +71,28 @@ fn wal_comes_out_as_it_went_in() {
     assert_eq!(out.read_dir_utf8().unwrap().count(), 1, "no temporary file is left");
 }
 
+/// After a `pg_upgrade`, as long as backups of the cluster before it are in the catalog.
+#[test]
+fn wal_of_the_cluster_before_an_upgrade_is_served_too() {
+    let home = Home::new(1..=4).backups(&[done("20260101T000001", 1, 2), done("20260101T000002", 3, 4)]);
+    let info = "meta/20260101T000001-backup.info";
+    let id = format!("systemid={SYSTEM_ID}");
+    assert!(home.read(info).contains(&id));
+    home.write(info, home.read(info).replace(&id, "systemid=5"));
+    let of = |number: u64, system: u64| {
+        let size = SegmentSize::from_bytes(SEGMENT).unwrap();
+        let number = SegmentNo::new(number);
+        synthetic::segment(Timeline::FIRST, number, size, SystemId::new(system), PgVersion::new(140_000))
+    };
+    for (number, system) in [(1, 5), (3, SYSTEM_ID), (4, 6)] {
+        home.write(&format!("wals/{}/{}", &segment(number)[..16], segment(number)), of(number, system));
+    }
+    assert!(stdout_of(&home, &["get-wal", "main", &segment(1)]) == of(1, 5));
+    assert!(stdout_of(&home, &["get-wal", "main", &segment(3)]) == of(3, SYSTEM_ID));
+    let run = home.barman(&["get-wal", "main", &segment(4)]);
+    assert!(run.code() == Some(1) && run.stderr.contains("system 6"), "{run}");
+}
+
 #[test]
 fn get_wal_answers_as_barman() {
     if Barman::require().is_none() {

@@ -211,10 +211,14 @@ fn a_backup_info_that_cannot_be_read_is_named() {
     let catalog = home.catalog();
     let (info, _) = catalog.create(draft()).unwrap();
     std::fs::write(catalog.paths().info(&info.id), "status=HALF\n").unwrap();
+    let (other, _) = catalog.create(draft()).unwrap();
+    let survey = catalog.survey().unwrap();
+    assert_eq!(survey.backups, [other.clone()], "the others are seen");
+    assert!(matches!(&survey.unreadable[..], [one] if one.id == info.id));
     let error = catalog.list().unwrap_err().to_string();
     assert!(error.contains("20261122T214528-backup.info") && error.contains("HALF"), "{error}");
     catalog.remove(&info.id, &home.ctx()).unwrap();
-    assert_eq!(catalog.list().unwrap(), []);
+    assert_eq!(catalog.list().unwrap(), [other]);
 }
 
 /// I34: what is shared is never written; a link that would not be right becomes a copy.

@@ -513,6 +513,45 @@ fn wal_is_looked_for_in_order_and_judged_before_it_is_served() {
     }
 }
 
+/// After a `pg_upgrade` the WAL of before it is still served, as long as backups of that cluster are kept; nothing of
+/// it is taken in any more.
+#[test]
+fn i4_wal_of_an_earlier_cluster_is_served_and_not_taken_in() {
+    const EARLIER: SystemId = SystemId::new(5);
+    let mut home = Home::new();
+    home.options.earlier =
+        Some(Arc::new(|id| (id == EARLIER).then(|| SegmentSize::from_bytes(2 << 20).unwrap())));
+    let large = SegmentSize::from_bytes(2 << 20).unwrap();
+    let of = |system| {
+        synthetic::segment(Timeline::FIRST, SegmentNo::new(3), large, system, PgVersion::new(140_000))
+    };
+    let archive = home.archive();
+    let path = archive.paths().file(&wal(3));
+    let serve = || {
+        let mut out = Vec::new();
+        archive
+            .serve(&Request { name: wal(3), partial: false, packing: Packing::Plain }, &mut out)
+            .map(|_| out)
+    };
+    write(&RealDisk, &path, &of(EARLIER), LONG_AGO);
+    assert_eq!(serve().unwrap(), of(EARLIER));
+    // It is sound, so it is not replaced either.
+    home.deliver(&archive, wal(3), &segment(3), LONG_AGO);
+    assert!(matches!(home.run(&archive)[..], [(_, TakenHow::Conflict { .. })]));
+    for (bytes, why) in
+        [(of(SystemId::new(6)), "belongs to system 6"), (of(EARLIER)[..1 << 20].to_vec(), "cut off")]
+    {
+        std::fs::write(&path, bytes).unwrap();
+        assert!(serve().unwrap_err().to_string().contains(why));
+    }
+    home.deliver(&archive, wal(4), &segment_of(1, 4, EARLIER), LONG_AGO);
+    let outcome = home.run(&archive);
+    assert!(
+        matches!(&outcome[..], [(_, TakenHow::Refused { reason, .. })] if reason.contains("system 5")),
+        "{outcome:?}"
+    );
+}
+
 #[test]
 fn two_intakes_at_once_store_each_file_once() {
     for _ in 0..5 {

@@ -19,7 +19,7 @@ pub(crate) fn run(arguments: &Arguments, app: &App) -> Result<(), Failure> {
         return Ok(());
     }
     let server = app.open(config)?;
-    let backup = server.resolve(&arguments.backup_id)?;
+    let backup = server.resolve(&arguments.backup_id, &app.ctx())?;
     server.check_backup(&backup.id, &app.ctx())?;
     Ok(())
 }

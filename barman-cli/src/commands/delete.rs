@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments, app: &App) -> Result<(), Failure> {
     let config = app.server(&arguments.server_name)?;
     let server = app.open(config)?;
-    let backup = server.resolve(&arguments.backup_id)?;
+    let backup = server.resolve(&arguments.backup_id, &app.ctx())?;
     if arguments.native_dry_run {
         let found = server.plan_delete(backup.id, &app.ctx())?;
         let lines = plan::lines(&found);

@@ -50,7 +50,7 @@ pub(crate) fn run(arguments: &Arguments, app: &App) -> Result<(), Failure> {
         return Ok(());
     }
     let server = app.open(config)?;
-    let backup = server.resolve(&arguments.backup_id)?;
+    let backup = server.resolve(&arguments.backup_id, &app.ctx())?;
     if arguments.status {
         let kept = server.catalog().kept(&backup.id).map_err(|e| Failure::Error(e.to_string()))?;
         let word = kept.map_or("nokeep", |keep| keep.as_str());

@@ -32,7 +32,7 @@ fn one(arguments: &Arguments, config: &ServerConfig, app: &App) -> Result<(), Fa
     let name = config.name.as_str();
     app.output.put(name, json!([]));
     if arguments.minimal {
-        let ids = server.backup_ids()?;
+        let ids = server.backup_ids(&app.ctx())?;
         ids.iter().for_each(|id| app.output.print(id.as_str()));
         app.output.put(name, ids.iter().map(|id| json!(id.as_str())).collect());
         return Ok(());

@@ -109,7 +109,7 @@ pub(crate) fn run(arguments: &Arguments, app: &App) -> Result<(), Failure> {
                 .to_owned(),
         ));
     }
-    let backup = choose(arguments, &server, &target)?;
+    let backup = choose(arguments, &server, &target, app)?;
     let options = RestoreOptions {
         destination: absolute(&arguments.destination_directory)?,
         target,
@@ -209,9 +209,14 @@ fn target(arguments: &Arguments, app: &App) -> Result<RecoveryTarget, Failure> {
 }
 
 /// The backup: named, or with `auto` the newest one from which the target can be reached.
-fn choose(arguments: &Arguments, server: &Server, target: &RecoveryTarget) -> Result<BackupInfo, Failure> {
+fn choose(
+    arguments: &Arguments,
+    server: &Server,
+    target: &RecoveryTarget,
+    app: &App,
+) -> Result<BackupInfo, Failure> {
     if arguments.backup_id != "auto" {
-        return Ok(server.resolve(&arguments.backup_id)?);
+        return Ok(server.resolve(&arguments.backup_id, &app.ctx())?);
     }
     let refused = match &target.stop {
         StopPoint::Xid(_) => Some("target_xid"),
@@ -234,7 +239,7 @@ fn choose(arguments: &Arguments, server: &Server, target: &RecoveryTarget) -> Re
         TargetTimeline::Id(id) => b.timeline == Some(id),
         _ => true,
     };
-    let backups = server.backups()?;
+    let backups = server.backups(&app.ctx())?;
     let found = backups
         .into_iter()
         .filter(|b| b.status.is_available() && fits(b) && timeline(b))

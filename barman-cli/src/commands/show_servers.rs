@@ -30,7 +30,7 @@ fn one(config: &ServerConfig, app: &App) -> Result<(), Failure> {
     let model = config.active_model.clone().map_or(Value::None, Value::Text);
     shown.insert("active_model".to_owned(), model);
     shown.extend(server.live_facts());
-    let backups = server.backups()?;
+    let backups = server.backups(&app.ctx())?;
     let limit = config.options.last_backup_maximum_age.map(|interval| interval.0);
     let latest = freshness::latest_available(&backups);
     let age = freshness::backup_age_shown(limit, latest, app.host.clock.now());

@@ -85,6 +85,46 @@ fn i24_a_damaged_repository_is_named_and_i23_its_restore_cannot_start() {
     scene.restore("whole again", &id, &[]);
 }
 
+/// What is plain in the archive has no checksum of its own: it is judged page by page and record by record.
+#[test]
+fn i24_a_damaged_wal_segment_is_named_while_it_is_restored() {
+    let Some(scene) = Scene::local(17, |b| b.wal_segment_size_mb(1)) else { return };
+    scene.fill();
+    let id = scene.backup();
+    scene.note("a");
+    scene.archive();
+    scene.archive();
+    let wals = scene.world.home().join(SERVER).join("wals");
+    let find = |keep: &dyn Fn(&str) -> bool| {
+        let directories = wals.read_dir_utf8().unwrap().map(|d| d.unwrap()).filter(|d| d.path().is_dir());
+        let mut found: Vec<_> = directories
+            .flat_map(|d| d.path().read_dir_utf8().unwrap().map(|f| f.unwrap().path().to_owned()))
+            .filter(|f| keep(f.file_name().unwrap()))
+            .collect();
+        found.sort();
+        found
+    };
+    let last = find(&|name| name.len() == 24).pop().unwrap();
+    let plain = scene.world.barman(&[
+        "get-wal",
+        "--output-directory",
+        scene.world.path().as_str(),
+        SERVER,
+        last.file_name().unwrap(),
+    ]);
+    plain.unwrap().ok().unwrap();
+    fs::rename(scene.world.path().join(last.file_name().unwrap()), &last).unwrap();
+    scene.world.account().own_tree(&last).unwrap();
+    scene.restore("sound", &id, &[]);
+    // The position that the first page claims.
+    flip(&last, 9);
+    let place = scene.place("damaged");
+    let said = scene.refused(&scene.restore_arguments(&place, &id, &[]).each());
+    assert!(said.contains(&format!("{} is not sound", last.file_name().unwrap())), "{said}");
+    assert!(said.contains("--get-wal"), "{said}");
+    assert!(!place.has("global/pg_control"));
+}
+
 #[test]
 fn i23_a_killed_restore_cannot_start_and_can_be_run_again() {
     let Some(scene) = Scene::local(15, |b| b) else { return };

@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
+use barman_core::format::wal_page::synthetic;
+use barman_core::model::{PgVersion, SegmentNo, SegmentSize, SystemId, Timeline};
 use barman_testkit::world::World;
 use camino::Utf8Path;
 
@@ -14,10 +16,9 @@ fn write(path: &Utf8Path, content: &[u8]) {
     fs::write(path, content).unwrap();
 }
 
-fn segment(first: u8) -> Vec<u8> {
-    let mut bytes = vec![0; 16 << 20];
-    bytes[0] = first;
-    bytes
+fn segment(number: u8, version: u32) -> Vec<u8> {
+    let (number, version) = (SegmentNo::new(number.into()), PgVersion::new(version));
+    synthetic::segment(Timeline::FIRST, number, SegmentSize::DEFAULT, SystemId::new(7), version)
 }
 
 /// A backup as Barman 2 left it: backup.info in the directory of the backup, an index without encryption, no sidecar.
@@ -56,7 +57,7 @@ fn catalog(world: &World, version: u32) {
     let mut index = String::new();
     for number in 3..=5u8 {
         let name = format!("00000001000000000000000{number}");
-        write(&home.join("wals/0000000100000000").join(&name), &segment(number));
+        write(&home.join("wals/0000000100000000").join(&name), &segment(number, version));
         index.push_str(&format!("{name}\t16777216\t1488363320.5\tNone\n"));
     }
     write(&home.join("wals/xlog.db"), index.as_bytes());
@@ -89,7 +90,11 @@ fn backups_of_9_5_and_9_6_are_restored() {
         assert!(!place.join("pg_wal").exists() && !place.join("recovery.conf").exists());
         for number in 3..=5u8 {
             let name = format!("00000001000000000000000{number}");
-            assert_eq!(fs::read(place.join("pg_xlog").join(&name)).unwrap(), segment(number), "{name}");
+            assert_eq!(
+                fs::read(place.join("pg_xlog").join(&name)).unwrap(),
+                segment(number, version),
+                "{name}"
+            );
             assert!(place.join(format!("pg_xlog/archive_status/{name}.done")).exists(), "{name}");
         }
 
@@ -106,6 +111,6 @@ fn backups_of_9_5_and_9_6_are_restored() {
             )
         );
         assert!(!place.join("recovery.signal").exists());
-        assert_eq!(fs::read(place.join("barman_wal/000000010000000000000004")).unwrap(), segment(4));
+        assert_eq!(fs::read(place.join("barman_wal/000000010000000000000004")).unwrap(), segment(4, version));
     }
 }

@@ -8,7 +8,8 @@ use super::locking::Locks;
 use super::reader::LocalReader;
 use super::space::LocalSpace;
 use super::{
-    BackupReader, BackupSpace, Catalog, CatalogError, Draft, Lease, Purpose, Removed, annotations, removal,
+    BackupReader, BackupSpace, Catalog, CatalogError, Draft, Lease, Purpose, Removed, Survey, Unreadable,
+    annotations, removal,
 };
 use crate::ctx::{Clock, Ctx};
 use crate::io::{self, Disk};
@@ -83,18 +84,18 @@ fn syncfs_reports_errors() -> bool {
 }
 
 impl Catalog for LocalCatalog {
-    fn list(&self) -> Result<Vec<BackupInfo>, CatalogError> {
+    fn survey(&self) -> Result<Survey, CatalogError> {
         let names = Names::read(&self.shared)?;
-        let mut infos = Vec::with_capacity(names.infos.len());
+        let mut survey = Survey { backups: Vec::with_capacity(names.infos.len()), unreadable: Vec::new() };
         for id in names.infos.union(&names.bases) {
             match self.info_of(id) {
-                Ok(info) => infos.push(info),
+                Ok(info) => survey.backups.push(info),
                 // A directory without facts, or a backup that was removed meanwhile.
                 Err(CatalogError::NotFound { .. }) => {}
-                Err(e) => return Err(e),
+                Err(error) => survey.unreadable.push(Unreadable { id: *id, error }),
             }
         }
-        Ok(infos)
+        Ok(survey)
     }
 
     fn get(&self, id: &BackupId) -> Result<BackupInfo, CatalogError> {

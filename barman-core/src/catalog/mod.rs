@@ -17,5 +17,5 @@ pub use layout::CatalogPaths;
 pub use local::LocalCatalog;
 pub use port::{
     BackupReader, BackupSpace, Catalog, CatalogError, DirSpec, Draft, FileProof, FileSink, FileSpec, Lease,
-    Purpose, Removed, Reused, Root, SpaceReport,
+    Purpose, Removed, Reused, Root, SpaceReport, Survey, Unreadable,
 };

@@ -11,8 +11,20 @@ use crate::model::{BackupId, BackupInfo, FileTime, Keep, Oid, Status};
 
 /// The backups of one server.
 pub trait Catalog: Send + Sync {
-    /// All backups, by id. An entry that cannot be read is an error that names its file.
-    fn list(&self) -> Result<Vec<BackupInfo>, CatalogError>;
+    /// The backups whose facts can be read, and what is wrong with the others. For those who show or choose.
+    ///
+    /// # Errors
+    /// Only when the directories of the catalog cannot be read.
+    fn survey(&self) -> Result<Survey, CatalogError>;
+
+    /// All backups, by id. For those who decide what may go: what an unreadable backup needs, nobody knows.
+    ///
+    /// # Errors
+    /// As [`Self::survey`], and when the facts of any backup cannot be read: the first such error, which names the file.
+    fn list(&self) -> Result<Vec<BackupInfo>, CatalogError> {
+        let Survey { backups, unreadable } = self.survey()?;
+        unreadable.into_iter().next().map_or(Ok(backups), |first| Err(first.error))
+    }
 
     /// One backup.
     fn get(&self, id: &BackupId) -> Result<BackupInfo, CatalogError>;
@@ -49,6 +61,24 @@ pub trait Catalog: Send + Sync {
     /// Removes a backup's files, then its facts. Marked first, so that a removal cut short is found again and finished.
     /// WAL is not touched. A backup with a lease is [`CatalogError::Busy`].
     fn remove(&self, id: &BackupId, ctx: &Ctx<'_>) -> Result<Removed, CatalogError>;
+}
+
+/// What a catalog holds, as far as it can be read.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// The backups, by id.
+    pub backups: Vec<BackupInfo>,
+    /// Those whose facts cannot be read, by id.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A backup whose facts cannot be read.
+#[derive(Debug)]
+pub struct Unreadable {
+    /// The backup.
+    pub id: BackupId,
+    /// Why; it names the file.
+    pub error: CatalogError,
 }
 
 /// A new backup as its maker knows it.

@@ -1,6 +1,7 @@
 //! Bringing a server back: a pure planner, a plan that can be read, and the run that carries it out.
 
 mod error;
+mod judged;
 mod path;
 mod planner;
 mod port;

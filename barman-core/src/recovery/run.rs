@@ -7,12 +7,14 @@ use std::sync::Mutex;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
+use super::judged::Judged;
 use super::settle::{self, ConfigReport};
 use super::verify::Verifying;
 use super::{RecoveryError, RecoveryPlan, TreePlan, WalPlan};
 use crate::backup::{Throttle, top_mode};
 use crate::catalog::{BackupReader, FileProof, Root};
 use crate::ctx::{Cancel, Ctx, Event, Unit};
+use crate::format::wal_page::Expectations;
 use crate::model::{Entry, FileTime, WalFileName};
 use crate::transport::{FileOp, Lane, Probe, ProbeKind, StoreContent, StoreItem, Transport, TransportError};
 use crate::wal::{WalArchive, WalRange};
@@ -151,18 +153,16 @@ impl Run<'_> {
         let segments = wal.map_or(0, |w| w.files.iter().filter(|n| n.as_segment().is_some()).count() as u64);
         let wal_bytes = segments.saturating_mul(self.reader.info().xlog_segment_size.bytes());
         let inside = wal.is_some_and(|w| w.directory.starts_with(&self.plan.destination));
-        let fits = |path: &Utf8Path, probe: &Probe, needed: u64| match probe.free {
-            Some(free) if free < needed => Err(RecoveryError::NoRoom { path: path.to_owned(), needed, free }),
-            _ => Ok(()),
-        };
+        let mut wanted: Vec<(&Probe, u64)> = Vec::new();
         for ((tree, probe), entries) in self.plan.trees.iter().zip(probes).zip(listings) {
             let mut needed: u64 = entries.iter().map(|e| e.size).sum();
             if tree.root == Root::Data && inside {
                 needed = needed.saturating_add(wal_bytes);
             }
-            fits(&tree.destination, probe, needed)?;
+            wanted.push((probe, needed));
         }
-        staged.filter(|_| !inside).map_or(Ok(()), |probe| fits(&probe.path, probe, wal_bytes))
+        wanted.extend(staged.filter(|_| !inside).map(|probe| (probe, wal_bytes)));
+        lacking(&wanted).map_or(Ok(()), Err)
     }
 
     /// Every file that the full manifest names must be there, in its length (I24): one that is not there would never be read, and
@@ -372,9 +372,16 @@ impl Run<'_> {
             |e: io::Error| TransportError::Source { target: self.transport.target().to_owned(), source: e };
         let failed = |e: crate::wal::WalError| source(io::Error::other(e.to_string()));
         let mut bytes = self.archive.open(&name).map_err(failed)?;
-        let content = if name.as_segment().is_some() {
+        let content = if let Some(own) = name.as_segment() {
             self.ctx.progress.event(&Event::Advanced { by: segment });
-            StoreContent::File { size: segment, bytes }
+            let info = self.reader.info();
+            let expected = Expectations {
+                system_id: info.systemid,
+                accept_unknown_magic: true,
+                check_records: true,
+                ..Expectations::new(own, info.xlog_segment_size)
+            };
+            StoreContent::File { size: segment, bytes: Box::new(Judged::new(bytes, expected)) }
         } else {
             // History files and backup labels are a few hundred bytes.
             let mut small = Vec::new();
@@ -477,6 +484,18 @@ impl Run<'_> {
     }
 }
 
+/// The first place whose file system has not got room for all that goes there.
+fn lacking(wanted: &[(&Probe, u64)]) -> Option<RecoveryError> {
+    wanted.iter().find_map(|(probe, own)| {
+        let shared = |(other, _): &&(&Probe, u64)| {
+            probe.file_system.is_some() && other.file_system == probe.file_system && other.path != probe.path
+        };
+        let beside: u64 = wanted.iter().filter(shared).map(|(_, needed)| needed).sum();
+        let (needed, free) = (own.saturating_add(beside), probe.free?);
+        (free < needed).then(|| RecoveryError::NoRoom { path: probe.path.clone(), needed, free })
+    })
+}
+
 /// The rows of the full manifest, found by tree and path.
 struct ProofTable(HashMap<(Root, Utf8PathBuf), FileProof>);
 
@@ -501,4 +520,27 @@ fn empty_file(path: &str) -> StoreItem {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i22_places_on_one_file_system_share_its_room() {
+        let probe = |path: &str, free: u64, file_system: Option<&str>| Probe {
+            path: path.into(),
+            kind: ProbeKind::Missing,
+            free: Some(free),
+            file_system: file_system.map(str::to_owned),
+        };
+        let (a, b) = (probe("/a", 100, Some("/")), probe("/b", 100, Some("/")));
+        let (far, unknown) = (probe("/far", 100, Some("/far")), probe("/x", 100, None));
+        assert!(lacking(&[(&a, 50), (&b, 50), (&far, 100), (&unknown, 100)]).is_none());
+        let error = lacking(&[(&a, 50), (&b, 51)]);
+        assert!(matches!(error, Some(RecoveryError::NoRoom { needed: 101, free: 100, .. })), "{error:?}");
+        assert!(lacking(&[(&a, 100), (&far, 101)]).is_some_and(|e| e.to_string().contains("/far")));
+        let other_unknown = Probe { path: "/y".into(), ..unknown.clone() };
+        assert!(lacking(&[(&unknown, 60), (&other_unknown, 60)]).is_none());
+    }
 }

@@ -71,7 +71,7 @@ impl Server {
 
     /// Turns backups that a killed process left behind into FAILED ones. The backup lock must be held.
     pub(super) fn fail_abandoned(&self, ctx: &Ctx<'_>) -> Result<(), ServerError> {
-        for info in self.catalog.list()? {
+        for info in self.backups(ctx)? {
             if matches!(info.status, Status::Empty | Status::Started) {
                 ctx.warn(format!(
                     "Backup {} was interrupted (its process is gone): it is marked as FAILED",
@@ -231,7 +231,7 @@ impl Server {
     /// removal was begun has lost files.
     fn reusable(&self) -> Result<Option<BackupInfo>, ServerError> {
         let going = self.catalog.removals_pending()?;
-        let backups = self.catalog.list()?;
+        let backups = self.catalog.survey()?.backups;
         Ok(backups
             .into_iter()
             .filter(|b| b.status.is_available() && !b.is_incremental() && !going.contains(&b.id))

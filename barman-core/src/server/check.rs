@@ -7,6 +7,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use super::{Host, Server, ServerError};
+use crate::catalog::Catalog;
 use crate::ctx::{Cancel, Ctx};
 use crate::format::text::pretty_size;
 use crate::model::{Check, Outcome, Status};
@@ -163,7 +164,7 @@ impl Server {
     ) -> Result<Option<Check>, ServerError> {
         let fed = |server: &Self| -> Result<bool, ServerError> {
             Ok(!server.index_is_empty()?
-                || server.backups()?.iter().any(|b| b.status == Status::WaitingForWals))
+                || server.catalog.survey()?.backups.iter().any(|b| b.status == Status::WaitingForWals))
         };
         if asks && !fed(self)? {
             self.archive_wal(ctx)?;
@@ -243,6 +244,10 @@ impl Server {
         report.checks.push(freshness::check_wal_age(limit(&options.last_wal_maximum_age), newest, now));
         report.checks.push(Check::ok("wal size", pretty_size(wal.until_next.bytes)));
         report.checks.push(Check::ok("compression settings", ""));
+        if let [first, ..] = self.catalog.survey()?.unreadable.as_slice() {
+            // Barman has no such line: it cannot look at its catalog any more.
+            report.checks.push(Check::failed("backup information", first.error.to_string()));
+        }
         report.checks.push(redundancy::check_failed(backups));
         report.checks.push(redundancy::check(backups, options.minimum_redundancy.0));
         Ok(())

@@ -41,7 +41,7 @@ impl Server {
 
     /// The oldest backup that waits for WAL.
     pub fn oldest_waiting(&self) -> Result<Option<BackupId>, ServerError> {
-        let backups = self.catalog.list()?;
+        let backups = self.catalog.survey()?.backups;
         Ok(backups.iter().filter(|b| b.status == Status::WaitingForWals).map(|b| b.id).min())
     }
 }

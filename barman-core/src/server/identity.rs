@@ -35,6 +35,14 @@ pub(crate) fn known_cluster(catalog: &LocalCatalog, disk: &dyn Disk) -> Result<K
     })
 }
 
+/// The segment size of a cluster that backups of the catalog are from. Reads their facts, newest first, until one is
+/// found; those that cannot be read say nothing.
+pub(crate) fn segment_size_of(catalog: &LocalCatalog, cluster: SystemId) -> Option<SegmentSize> {
+    let ids = catalog.ids().unwrap_or_default();
+    let mut backups = ids.iter().rev().filter_map(|id| catalog.get(id).ok());
+    backups.find(|b| b.begin_wal.is_some() && b.systemid == Some(cluster)).map(|b| b.xlog_segment_size)
+}
+
 fn stored(path: &Utf8Path, disk: &dyn Disk) -> Result<Option<SystemId>, ServerError> {
     match disk.read_text(path) {
         Err(error) if error.is_not_found() => Ok(None),

@@ -71,7 +71,7 @@ pub struct CopyFigures {
 impl Server {
     /// Reads catalog, annotations and WAL index, each once.
     pub fn overview(&self, ctx: &Ctx<'_>) -> Result<Overview, ServerError> {
-        let backups = self.catalog().list()?;
+        let backups = self.backups(ctx)?;
         let verdicts = self.verdicts(&backups, ctx)?;
         let mut wal = WalStats::default();
         self.wal().each_indexed(&mut |line| wal.add(&line))?;
@@ -79,8 +79,8 @@ impl Server {
     }
 
     /// The ids of all backups, newest first.
-    pub fn backup_ids(&self) -> Result<Vec<BackupId>, ServerError> {
-        Ok(self.catalog().list()?.iter().rev().map(|backup| backup.id).collect())
+    pub fn backup_ids(&self, ctx: &Ctx<'_>) -> Result<Vec<BackupId>, ServerError> {
+        Ok(self.backups(ctx)?.iter().rev().map(|backup| backup.id).collect())
     }
 
     fn verdicts(

@@ -40,7 +40,7 @@ use crate::io::{Disk, Locks};
 use crate::model::ServerName;
 use crate::pg::Environment;
 use crate::transport::{SshEnvironment, Transport};
-use crate::wal::{Compression, LocalWalArchive, WalOptions, WalPaths};
+use crate::wal::{Compression, EarlierClusters, LocalWalArchive, WalOptions, WalPaths};
 
 pub use archive::ArchiveOutcome;
 pub use backup::BackupOptions;
@@ -245,12 +245,15 @@ fn wal_options(
         hex::decode(digits).ok()
     });
     let known = identity::known_cluster(catalog, host.disk.as_ref())?;
+    let catalog = catalog.clone();
+    let earlier: EarlierClusters = Arc::new(move |found| identity::segment_size_of(&catalog, found));
     Ok(WalOptions {
         compression,
         custom_filters,
         custom_magic: magic,
         system_id: known.system_id,
         segment_size: known.segment_size,
+        earlier: Some(earlier),
         workers: host.workers,
     })
 }

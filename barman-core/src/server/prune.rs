@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::{Server, ServerError};
-use crate::catalog::{Catalog, CatalogError};
+use crate::catalog::{Catalog, CatalogError, Survey, Unreadable};
 use crate::ctx::Ctx;
 use crate::format::history::TimelineHistory;
 use crate::io::LockName;
@@ -111,7 +111,11 @@ impl Server {
 
     /// While this backup has no older one, WAL from before it can serve nobody.
     pub(crate) fn purge_before_first(&self, id: &BackupId, ctx: &Ctx<'_>) -> Result<(), ServerError> {
-        let backups = self.catalog.list()?;
+        let Survey { backups, unreadable } = self.catalog.survey()?;
+        if !unreadable.is_empty() {
+            // Nobody knows whether one of them is older and needs that WAL.
+            return Ok(());
+        }
         if backups.iter().any(|b| b.id < *id && b.status.is_available()) {
             return Ok(());
         }
@@ -135,7 +139,7 @@ impl Server {
     /// The verdicts of the configured retention policy, none without one.
     pub fn retention(&self, ctx: &Ctx<'_>) -> Result<BTreeMap<BackupId, retention::Verdict>, ServerError> {
         let Some(policy) = self.config.retention_policy() else { return Ok(BTreeMap::new()) };
-        let backups = self.catalog.list()?;
+        let backups = self.backups(ctx)?;
         let mut held: Vec<Held<'_>> = backups.iter().map(Held::plain).collect();
         let deleting = self.catalog.removals_pending()?;
         for item in &mut held {
@@ -145,13 +149,21 @@ impl Server {
         Ok(retention::evaluate(policy, &held, self.config.options.minimum_redundancy.0, ctx.clock.now()))
     }
 
-    /// Backups that may be resolved by a user's argument.
-    pub fn backups(&self) -> Result<Vec<BackupInfo>, ServerError> {
-        Ok(self.catalog.list()?)
+    /// The backups, by id. Those whose facts cannot be read are told of and passed over.
+    pub fn backups(&self, ctx: &Ctx<'_>) -> Result<Vec<BackupInfo>, ServerError> {
+        let Survey { backups, unreadable } = self.catalog.survey()?;
+        for Unreadable { id, error } in unreadable {
+            ctx.warn(format!(
+                "Backup {id} of server {} is left out: {error}. Nothing is deleted for this server until the file is \
+                 repaired or taken away",
+                self.name()
+            ));
+        }
+        Ok(backups)
     }
 
     /// The backup that an argument means: an id, a name, `latest` and so on.
-    pub fn resolve(&self, token: &str) -> Result<BackupInfo, ServerError> {
+    pub fn resolve(&self, token: &str, ctx: &Ctx<'_>) -> Result<BackupInfo, ServerError> {
         // By its id a backup is found even where the facts of another one cannot be read.
         if let Ok(id) = token.parse::<BackupId>() {
             match self.catalog.get(&id) {
@@ -159,7 +171,7 @@ impl Server {
                 other => return Ok(other?),
             }
         }
-        let backups = self.catalog.list()?;
+        let backups = self.backups(ctx)?;
         Ok(crate::policy::resolve::resolve(token, self.name(), &backups)?.clone())
     }
 }

@@ -20,7 +20,13 @@ pub(super) fn probe(disk: &dyn Disk, path: &Utf8Path) -> Probe {
             _ => ProbeKind::Other,
         },
     };
-    Probe { path: path.to_owned(), kind, free: free(disk, path) }
+    let existing = path.ancestors().find_map(|path| Some((path, disk.space(path).ok()?)));
+    Probe {
+        path: path.to_owned(),
+        kind,
+        free: existing.map(|(_, space)| space.available),
+        file_system: existing.and_then(|(path, _)| disk.stat(path).ok()).map(|stat| stat.dev.to_string()),
+    }
 }
 
 fn directory_kind(disk: &dyn Disk, path: &Utf8Path) -> ProbeKind {
@@ -35,10 +41,6 @@ fn directory_kind(disk: &dyn Disk, path: &Utf8Path) -> ProbeKind {
         Err(e) if e.kind() == IoErrorKind::NotUtf8 => ProbeKind::Directory,
         _ => kind,
     }
-}
-
-fn free(disk: &dyn Disk, path: &Utf8Path) -> Option<u64> {
-    path.ancestors().find_map(|path| disk.space(path).ok()).map(|space| space.available)
 }
 
 pub(super) fn apply(disk: &dyn Disk, op: &FileOp) -> Result<(), IoError> {

@@ -223,6 +223,8 @@ pub struct Probe {
     pub kind: ProbeKind,
     /// Bytes free on the file system for this user; of the nearest existing parent when the path is missing.
     pub free: Option<u64>,
+    /// Which file system that is: paths with the same text share its free space. `None` where nobody knows.
+    pub file_system: Option<String>,
 }
 
 /// A small operation of [`Lane::apply`]. Paths are absolute.

@@ -55,14 +55,18 @@ fn parse_probe(path: &Utf8Path, line: &str) -> Option<Probe> {
         _ => return None,
     };
     let words: Vec<&str> = words.collect();
-    // Device and mount point may hold blanks; the capacity is the word with the percent sign, free space stands before.
-    let free = words.windows(2).find_map(|pair| match pair {
-        [free, percent] if percent.strip_suffix('%').is_some_and(|p| p.parse::<u64>().is_ok()) => {
-            free.parse().ok()
-        }
-        _ => None,
-    });
-    Some(Probe { path: path.to_owned(), kind, free: free.map(|kib: u64| kib.saturating_mul(1024)) })
+    // Device and mount point may hold blanks; the capacity is the word with the percent sign, free space stands before
+    // it and the mount point behind it.
+    let capacity = |word: &&str| word.strip_suffix('%').is_some_and(|p| p.parse::<u64>().is_ok());
+    let at = words.iter().position(capacity);
+    let free = at.and_then(|at| words.get(at.checked_sub(1)?)?.parse::<u64>().ok());
+    let mounted = at.and_then(|at| words.get(at + 1..)).filter(|words| !words.is_empty());
+    Some(Probe {
+        path: path.to_owned(),
+        kind,
+        free: free.map(|kib| kib.saturating_mul(1024)),
+        file_system: mounted.map(|words| words.join(" ")),
+    })
 }
 
 /// `flush PATH` makes one file or directory durable where sync can do that, else everything.

@@ -4,7 +4,7 @@ use std::io::{BufReader, Read, Write};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
-use super::stored::{self, Judge, judge};
+use super::stored::{self, Clusters, Judge, judge};
 use super::{LocalWalArchive, WalError};
 use crate::codec::{Algorithm, Level, Method, compressor};
 use crate::io::IoContext;
@@ -130,12 +130,13 @@ impl LocalWalArchive {
             };
         }
         if plain.len() > IN_MEMORY {
-            let verdict = judge(&self.shared, name, path, std::io::Cursor::new(plain).chain(reader))?;
+            let verdict =
+                judge(&self.shared, name, Clusters::Known, path, std::io::Cursor::new(plain).chain(reader))?;
             return Ok(
                 verdict.map_or_else(|f| unsound(f.reason), |()| Look::Sound { plain: None, algorithm })
             );
         }
-        let mut judge = Judge::new(&self.shared, name);
+        let mut judge = Judge::new(&self.shared, name, Clusters::Known);
         judge.push(&plain)?;
         Ok(judge
             .finish()?

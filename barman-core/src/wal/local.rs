@@ -24,6 +24,10 @@ pub struct Compression {
     pub name: String,
 }
 
+/// The segment size of another cluster that belongs to the archive, `None` when it does not. It is asked only about
+/// segments that are not from the present cluster.
+pub type EarlierClusters = Arc<dyn Fn(SystemId) -> Option<SegmentSize> + Send + Sync>;
+
 /// What an archive knows and wants.
 #[derive(Clone, Default)]
 pub struct WalOptions {
@@ -37,6 +41,9 @@ pub struct WalOptions {
     pub system_id: Option<SystemId>,
     /// Its segment size, when it is known; else each segment says it.
     pub segment_size: Option<SegmentSize>,
+    /// Other clusters whose WAL the archive may hold beside that: those of before a `pg_upgrade`, as long as backups of
+    /// theirs are kept. New files are taken from [`Self::system_id`] only.
+    pub earlier: Option<EarlierClusters>,
     /// How many files are worked on at a time; 0 means one.
     pub workers: usize,
 }

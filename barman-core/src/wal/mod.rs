@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub use get::{Packing, Request, Served};
 pub use incoming::{Batch, Source};
 pub use layout::WalPaths;
-pub use local::{Compression, LocalWalArchive, Rebuilt, WalOptions};
+pub use local::{Compression, EarlierClusters, LocalWalArchive, Rebuilt, WalOptions};
 pub use port::{
     Incoming, IntakeReport, Reclaimed, Taken, TakenHow, WalArchive, WalEntry, WalError, WalIntake, WalRange,
 };

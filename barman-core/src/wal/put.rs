@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::aside::{self, Kind as Aside};
-use super::stored::{self, damage, judge};
+use super::stored::{self, Clusters, damage, judge};
 use super::take::fill;
 use super::{LocalWalArchive, Shared, WalError};
 use crate::ctx::Ctx;
@@ -96,7 +96,7 @@ impl LocalWalArchive {
             let wal: WalFileName =
                 name.parse().map_err(|_| self.refused(format!("Unsupported filename '{name}'")))?;
             let plain = stored::open(shared, &file.path)?.plain;
-            if let Err(fault) = judge(shared, &wal, &file.path, plain)? {
+            if let Err(fault) = judge(shared, &wal, Clusters::Present, &file.path, plain)? {
                 return Err(
                     self.refused(format!("File '{name}' is not what its name says ({})", fault.reason))
                 );
@@ -230,7 +230,7 @@ impl LocalWalArchive {
             }
             // Only what is sound stands in the way of what is sound; the rest gives way when it is archived.
             let sound = match stored::open(shared, there) {
-                Ok(stored) => judge(shared, &name, there, stored.plain)?.is_ok(),
+                Ok(stored) => judge(shared, &name, Clusters::Known, there, stored.plain)?.is_ok(),
                 Err(WalError::Undecodable { .. }) => true,
                 Err(WalError::Io(e)) if e.is_not_found() => false,
                 Err(e) => return Err(e),

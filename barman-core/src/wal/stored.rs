@@ -88,10 +88,29 @@ impl Fault {
     }
 }
 
+/// Whose WAL a segment may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Clusters {
+    /// Of the present cluster: what comes in.
+    Present,
+    /// Also of those that the archive was used for before: what is archived.
+    Known,
+}
+
 /// Judges a file by its plain bytes as they pass by.
 pub(super) enum Judge<'s> {
-    Segment { shared: &'s Shared, name: SegmentName, completeness: Completeness, begun: Begun },
-    Text { name: WalFileName, text: Vec<u8>, too_long: bool },
+    Segment {
+        shared: &'s Shared,
+        name: SegmentName,
+        completeness: Completeness,
+        clusters: Clusters,
+        begun: Begun,
+    },
+    Text {
+        name: WalFileName,
+        text: Vec<u8>,
+        too_long: bool,
+    },
 }
 
 /// The beginning of a segment says how long segments are, where nobody else does.
@@ -104,17 +123,13 @@ pub(super) enum Begun {
 const FIRST_PAGE: usize = 40;
 
 impl<'s> Judge<'s> {
-    pub(super) fn new(shared: &'s Shared, name: &WalFileName) -> Self {
-        let begun = Begun::No(Vec::new());
-        match *name {
-            WalFileName::Segment(name) => {
-                Self::Segment { shared, name, completeness: Completeness::Full, begun }
-            }
-            WalFileName::Partial(name) => {
-                Self::Segment { shared, name, completeness: Completeness::Partial, begun }
-            }
-            name => Self::Text { name, text: Vec::new(), too_long: false },
-        }
+    pub(super) fn new(shared: &'s Shared, name: &WalFileName, clusters: Clusters) -> Self {
+        let (name, completeness) = match *name {
+            WalFileName::Segment(name) => (name, Completeness::Full),
+            WalFileName::Partial(name) => (name, Completeness::Partial),
+            name => return Self::Text { name, text: Vec::new(), too_long: false },
+        };
+        Self::Segment { shared, name, completeness, clusters, begun: Begun::No(Vec::new()) }
     }
 
     /// Takes the next plain bytes.
@@ -126,20 +141,20 @@ impl<'s> Judge<'s> {
                     text.extend_from_slice(bytes);
                 }
             }
-            Self::Segment { shared, name, completeness, begun } => match begun {
+            Self::Segment { shared, name, completeness, clusters, begun } => match begun {
                 Begun::Yes(validator) => {
                     validator.push(bytes);
                 }
                 // Nearly always: the first piece is a whole segment, which is not copied to look at its beginning.
                 Begun::No(first) if first.is_empty() && bytes.len() >= FIRST_PAGE => {
-                    let mut validator = shared.validator(*name, *completeness, bytes)?;
+                    let mut validator = shared.validator(*name, *completeness, *clusters, bytes)?;
                     validator.push(bytes);
                     *begun = Begun::Yes(Box::new(validator));
                 }
                 Begun::No(first) => {
                     first.extend_from_slice(bytes);
                     if first.len() >= FIRST_PAGE {
-                        let mut validator = shared.validator(*name, *completeness, first)?;
+                        let mut validator = shared.validator(*name, *completeness, *clusters, first)?;
                         validator.push(first);
                         *begun = Begun::Yes(Box::new(validator));
                     }
@@ -168,11 +183,11 @@ impl<'s> Judge<'s> {
                 WalFileName::History(own) => history(own, &text),
                 _ => backup_label(&name, &text),
             },
-            Self::Segment { shared, name, completeness, begun } => {
+            Self::Segment { shared, name, completeness, clusters, begun } => {
                 let validator = match begun {
                     Begun::Yes(validator) => *validator,
                     Begun::No(first) => {
-                        let mut validator = shared.validator(name, completeness, &first)?;
+                        let mut validator = shared.validator(name, completeness, clusters, &first)?;
                         validator.push(&first);
                         validator
                     }
@@ -195,13 +210,22 @@ impl Shared {
         &self,
         name: SegmentName,
         completeness: Completeness,
+        clusters: Clusters,
         first: &[u8],
     ) -> Result<Validator, WalError> {
-        let named = FirstPage::parse(first).map(|page| u64::from(page.segment_size));
-        let named = named.and_then(|bytes| SegmentSize::from_bytes(bytes).ok());
-        let size = self.options.segment_size.or(named).unwrap_or(SegmentSize::DEFAULT);
+        let page = FirstPage::parse(first);
+        let named = page.and_then(|page| SegmentSize::from_bytes(u64::from(page.segment_size)).ok());
+        let mut system_id = self.options.system_id;
+        let mut size = self.options.segment_size.or(named).unwrap_or(SegmentSize::DEFAULT);
+        if let (Clusters::Known, Some(found), Some(earlier)) =
+            (clusters, page.map(|page| page.system_id), &self.options.earlier)
+            && system_id.is_some_and(|present| present != found)
+            && let Some(its_size) = earlier(found)
+        {
+            (system_id, size) = (Some(found), its_size);
+        }
         Ok(Validator::new(Expectations {
-            system_id: self.options.system_id,
+            system_id,
             // A server newer than this program must not find its archive closed.
             accept_unknown_magic: true,
             ancestors: self.ancestors(name.timeline)?,
@@ -244,10 +268,11 @@ impl Shared {
 pub(super) fn judge(
     shared: &Shared,
     name: &WalFileName,
+    clusters: Clusters,
     path: &Utf8Path,
     mut plain: impl Read,
 ) -> Result<Result<(), Fault>, WalError> {
-    let mut judge = Judge::new(shared, name);
+    let mut judge = Judge::new(shared, name, clusters);
     let mut chunk = vec![0; READ];
     loop {
         match plain.read(&mut chunk) {

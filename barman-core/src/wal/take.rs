@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use super::aside::{self, Kind};
 use super::layout::maker_of;
-use super::stored::{self, Fault, Judge, damage, judge};
+use super::stored::{self, Clusters, Fault, Judge, damage, judge};
 use super::{Incoming, Shared, WalEntry, WalError, temporary};
 use crate::codec::{Algorithm, FrameEncoder};
 use crate::ctx::Cancel;
@@ -179,10 +179,12 @@ impl Worker {
             Compared::SourceUnsound(fault) => return refuse(shared, file, source, fault, now),
             Compared::Different => {}
         }
-        if let Err(fault) = judge(shared, &file.name, &file.path, stored::open(shared, &file.path)?.plain)? {
+        if let Err(fault) =
+            judge(shared, &file.name, Clusters::Present, &file.path, stored::open(shared, &file.path)?.plain)?
+        {
             return refuse(shared, file, source, fault, now);
         }
-        let verdict = judge(shared, &file.name, to, stored::open(shared, to)?.plain)?;
+        let verdict = judge(shared, &file.name, Clusters::Known, to, stored::open(shared, to)?.plain)?;
         let history = matches!(file.name, WalFileName::History(_));
         let Some(fault) = verdict.err().filter(|_| !history) else {
             return conflict(shared, file, "another sound file of that name is archived", now);
@@ -294,7 +296,7 @@ impl Worker {
         let compression = shared.options.compression.as_ref();
         let whole = compression.is_some_and(|c| !c.compressor.concatenable());
         let size = if compression.is_some() { FRAME } else { PLAIN };
-        let mut judge = Judge::new(shared, &file.name);
+        let mut judge = Judge::new(shared, &file.name, Clusters::Present);
         let mut seat = self.desks.sit();
         let Desk { encoder, chunk, frame } = &mut seat.desk;
         if encoder.is_none() {
@@ -340,7 +342,7 @@ impl Worker {
         stored: stored::Stored,
         to: &mut dyn DiskFile,
     ) -> Result<Result<Option<String>, Fault>, WalError> {
-        if let Err(fault) = judge(shared, &file.name, &file.path, stored.plain)? {
+        if let Err(fault) = judge(shared, &file.name, Clusters::Present, &file.path, stored.plain)? {
             return Ok(Err(fault));
         }
         let mut raw = BufReader::new(shared.disk.open_read(&file.path)?);
