@@ -71,11 +71,21 @@ pub struct CopyFigures {
 impl Server {
     /// Reads catalog, annotations and WAL index, each once.
     pub fn overview(&self, ctx: &Ctx<'_>) -> Result<Overview, ServerError> {
-        let backups = self.backups(ctx)?;
-        let verdicts = self.verdicts(&backups, ctx)?;
-        let mut wal = WalStats::default();
-        self.wal().each_indexed(&mut |line| wal.add(&line))?;
-        Ok(Overview { backups, verdicts, wal: wal.finish() })
+        // Hundreds of small files and one large one: neither waits for the other.
+        let (catalog, wal) = std::thread::scope(|scope| {
+            let wal = scope.spawn(|| {
+                let mut wal = WalStats::default();
+                self.wal().each_indexed(&mut |line| wal.add(&line)).map(|_| wal.finish())
+            });
+            let catalog = self.backups(ctx).and_then(|backups| {
+                let verdicts = self.verdicts(&backups, ctx)?;
+                Ok((backups, verdicts))
+            });
+            (catalog, wal.join())
+        });
+        let (backups, verdicts) = catalog?;
+        let wal = wal.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok(Overview { backups, verdicts, wal })
     }
 
     /// The ids of all backups, newest first.
