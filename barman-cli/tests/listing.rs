@@ -310,3 +310,69 @@ fn a_running_server_looks_as_it_does_to_barman() {
     }
     compare(&scene.world, &["check", "--nagios", "main"]);
 }
+
+/// Python prints sets in random order.
+fn sorted_words(value: &mut serde_json::Value) {
+    for option in ["backup_options", "recovery_options"] {
+        for place in [format!("/config/{option}/value"), format!("/config/{option}")] {
+            if let Some(serde_json::Value::String(text)) = value.pointer_mut(&place) {
+                let mut words: Vec<&str> = text.split(',').collect();
+                words.sort_unstable();
+                *text = words.join(",");
+            }
+        }
+    }
+}
+
+#[test]
+fn diagnose_tells_what_barman_tells() {
+    if Barman::require().is_none() {
+        return;
+    }
+    use crate::hand_made::{Home, done};
+    let mut home = Home::new(1..=8).backups(&[
+        done("20260101T000001", 1, 2).keep("full"),
+        done("20260101T000002", 3, 4),
+        done("20260101T000003", 5, 5).status("FAILED"),
+    ]);
+    home.world.server("main").option("retention_policy", "REDUNDANCY 2");
+    home.world.server("other").option("conninfo", "host=/nowhere password=hidden").option("archiver", "on");
+    for words in [&["diagnose"][..], &["diagnose", "--show-config-source"]] {
+        let (our, their) = (home.barman(words).ok().unwrap(), home.oracle(words));
+        let read = |run: &Run| -> serde_json::Value {
+            serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{error}: {run}"))
+        };
+        let (mut ours, mut theirs) = (read(&our), read(&their));
+        assert!(!our.stdout.contains("hidden"));
+        for answer in [&mut ours, &mut theirs] {
+            let members: Vec<&String> = answer["global"]["system_info"].as_object().unwrap().keys().collect();
+            let known = ["kernel_ver", "python_executable", "python_ver", "release", "rsync_ver", "ssh_ver"];
+            assert!(known.iter().all(|name| members.contains(&&(*name).to_owned())), "{members:?}");
+            answer["global"]["system_info"] = serde_json::Value::Null;
+            for server in answer["servers"].as_object_mut().unwrap().values_mut() {
+                sorted_words(server);
+                // What a server that cannot be reached is not asked for differs in detail.
+                server["status"] = serde_json::Value::Null;
+                // The index has the time of the original, Barman shows that of the stored file.
+                if let Some(last) = server.pointer_mut("/wals/last_archived_wal_per_timeline/00000001") {
+                    assert!(last["time"].is_number());
+                    last["time"] = serde_json::Value::Null;
+                }
+            }
+        }
+        assert_eq!(ours["global"], theirs["global"], "{words:?}");
+        assert_eq!(ours["models"], theirs["models"]);
+        for server in ["main", "other"] {
+            let (ours, theirs) = (ours["servers"][server].clone(), theirs["servers"][server].clone());
+            for (key, value) in theirs.as_object().unwrap() {
+                assert_eq!(&ours[key], value, "{words:?} {server} {key}");
+            }
+        }
+    }
+    let run = home.barman(&["-f", "json", "diagnose"]).ok().unwrap();
+    let nested: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    let text = nested["_INFO"].as_array().map_or(nested["_INFO"].clone(), |lines| lines[0].clone());
+    assert!(
+        serde_json::from_str::<serde_json::Value>(text.as_str().unwrap()).unwrap()["servers"].is_object()
+    );
+}

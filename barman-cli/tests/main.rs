@@ -12,6 +12,7 @@
 
 mod options;
 mod user;
+mod clients;
 mod cron;
 mod deleting;
 mod hand_made;

@@ -11,6 +11,7 @@
 
 mod backup_copy;
 mod catalog;
+mod conformance;
 mod config_barman;
 mod config_ini;
 mod crash;

@@ -7,6 +7,7 @@
 //! | [`pg`] | [`pg::Cluster`]: a throw-away PostgreSQL of majors 10 to 18, its restored twin, a standby, checks of its pages and indexes |
 //! | [`ssh`] | [`ssh::Sshd`]: a real OpenSSH server on loopback, with keys of its own |
 //! | [`crash_disk`] | [`crash_disk::CrashDisk`]: a disk in memory that loses what was not fsynced, and the loop over every moment of a crash |
+//! | [`conformance`] | what every implementation of the library's traits must do, to run against your own |
 //! | [`world`] | [`world::World`]: a temporary home and configuration, and the `barman` command in it |
 //! | [`oracle`] | the original Barman as a black box |
 //! | [`clock`] | [`clock::StepClock`]: time that moves only when told |
@@ -41,8 +42,9 @@
 )]
 
 pub mod clock;
-mod daemon;
+pub mod conformance;
 pub mod crash_disk;
+mod daemon;
 pub mod error;
 pub mod fake_pg;
 pub mod fake_ssh;

@@ -9,6 +9,7 @@ mod config_switch;
 mod cron;
 mod delete;
 mod detach;
+mod diagnose;
 mod generated;
 mod get_wal;
 mod keep;
@@ -50,6 +51,8 @@ pub(crate) enum Command {
     Cron(cron::Arguments),
     /// Delete a backup and the WAL that nobody needs any more.
     Delete(delete::Arguments),
+    /// Print all there is to know, for whoever looks for a fault.
+    Diagnose(diagnose::Arguments),
     /// Send a WAL file to stdout or into a directory.
     GetWal(get_wal::Arguments),
     /// Keep a backup from retention and deletion.
@@ -107,9 +110,6 @@ pub(crate) enum Command {
     /// Change configuration options (not in this version).
     #[command(hide = true)]
     ConfigUpdate(later::Arguments),
-    /// Collect diagnostic information (not in this version).
-    #[command(hide = true)]
-    Diagnose(later::Arguments),
     /// Export a backup (not in this version).
     #[command(hide = true)]
     ExportBackup(later::Arguments),
@@ -158,6 +158,7 @@ pub(crate) fn run(command: Command, app: &App) -> Result<(), Failure> {
         Command::ConfigSwitch(arguments) => config_switch::run(&arguments, app),
         Command::Cron(arguments) => cron::run(&arguments, app),
         Command::Delete(arguments) => delete::run(&arguments, app),
+        Command::Diagnose(arguments) => diagnose::run(&arguments, app),
         Command::GetWal(arguments) => get_wal::run(&arguments, app),
         Command::Keep(arguments) => keep::run(&arguments, app),
         Command::ListProcesses(arguments) => processes::list(&arguments, app),
@@ -179,7 +180,6 @@ pub(crate) fn run(command: Command, app: &App) -> Result<(), Failure> {
         Command::CloudWalArchive(_) => later::refuse("cloud-wal-archive"),
         Command::CloudWalRestore(_) => later::refuse("cloud-wal-restore"),
         Command::ConfigUpdate(_) => later::refuse("config-update"),
-        Command::Diagnose(_) => later::refuse("diagnose"),
         Command::ExportBackup(_) => later::refuse("export-backup"),
         Command::GenerateManifest(_) => later::refuse("generate-manifest"),
         Command::ImportBackup(_) => later::refuse("import-backup"),

@@ -8,6 +8,7 @@ mod index;
 mod intake;
 mod layout;
 mod local;
+mod parcel;
 mod port;
 mod put;
 mod stored;
@@ -20,6 +21,7 @@ pub use get::{Packing, Request, Served};
 pub use incoming::{Batch, Source};
 pub use layout::WalPaths;
 pub use local::{Compression, EarlierClusters, LocalWalArchive, Rebuilt, WalOptions};
+pub use parcel::{Parcel, ParcelSums};
 pub use port::{
     Incoming, IntakeReport, Reclaimed, Taken, TakenHow, WalArchive, WalEntry, WalError, WalIntake, WalRange,
 };

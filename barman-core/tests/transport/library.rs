@@ -7,11 +7,11 @@ use barman_core::ctx::Cancel;
 use barman_core::transport::{
     Fetched, Lane, RemoteCommand, Ssh2Transport, SshEnvironment, SshTarget, Transport, TransportError,
 };
+use barman_testkit::conformance::transport::{Talk, fetch, item, transport as conformance};
 use barman_testkit::os::{Port, TestDir};
 use barman_testkit::ssh::Sshd;
 use camino::Utf8PathBuf;
 
-use super::conformance::{Talk, conformance, fetch, item};
 use super::program::Killer;
 
 fn library(ssh_command: &str) -> Ssh2Transport {

@@ -8,10 +8,9 @@ use std::sync::Arc;
 use barman_core::ctx::Cancel;
 use barman_core::io::RealDisk;
 use barman_core::transport::{FetchSink, Fetched, FileFacts, LocalTransport, Transport, TransportError};
+use barman_testkit::conformance::transport::{Talk, fetch, item, transport as conformance};
 use barman_testkit::os::TestDir;
 use camino::{Utf8Path, Utf8PathBuf};
-
-use super::conformance::{Talk, conformance, fetch, item};
 
 fn local(cancel: &Cancel) -> LocalTransport {
     LocalTransport::new(Arc::new(RealDisk), cancel.clone())

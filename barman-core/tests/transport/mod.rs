@@ -9,7 +9,6 @@
     clippy::disallowed_methods
 )]
 
-mod conformance;
 mod local;
 mod library;
 mod program;

@@ -11,11 +11,10 @@ use barman_core::transport::{
     FetchItem, FetchSink, Fetched, FileFacts, RemoteCommand, SshProgramTransport, StoreContent, StoreItem,
     Transport, TransportError,
 };
+use barman_testkit::conformance::transport::{Talk, fetch, item, list, transport as conformance};
 use barman_testkit::os::{Port, TestDir};
 use barman_testkit::ssh::Sshd;
 use camino::Utf8Path;
-
-use super::conformance::{Talk, conformance, fetch, item, list};
 
 fn program(ssh_command: &str) -> SshProgramTransport {
     SshProgramTransport::new(ssh_command, Cancel::new()).unwrap()

@@ -1,4 +1,4 @@
-//! What every lane must do, on a tree that the test sees too.
+//! What every [`Transport`] must do, on a tree that the test sees too.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,13 +11,16 @@ use barman_core::transport::{
     Exchange, ExitStatus, FetchItem, FetchSink, Fetched, FileFacts, FileOp, Lane, ProbeKind, RemoteCommand,
     StoreContent, StoreItem, StoreReport, Transport, TransportError,
 };
-use barman_testkit::os::Account;
 use camino::{Utf8Path, Utf8PathBuf};
+
+use crate::os::Account;
 
 /// Everything that a fetch delivered.
 #[derive(Default)]
-pub(super) struct Got {
+pub struct Got {
+    /// Facts and content of each file that began.
     pub files: BTreeMap<Utf8PathBuf, (FileFacts, Vec<u8>)>,
+    /// How each ended, in order.
     pub ends: Vec<(Utf8PathBuf, Fetched)>,
 }
 
@@ -41,14 +44,18 @@ impl FetchSink for Got {
 }
 
 /// Both outputs and a given input.
-pub(super) struct Talk {
+pub struct Talk {
+    /// What the command reads.
     pub input: Cursor<Vec<u8>>,
+    /// What it said.
     pub stdout: Vec<u8>,
+    /// What it complained of.
     pub stderr: Vec<u8>,
 }
 
 impl Talk {
-    pub(super) fn new(input: impl Into<Vec<u8>>) -> Self {
+    /// A talk with this input.
+    pub fn new(input: impl Into<Vec<u8>>) -> Self {
         Self { input: Cursor::new(input.into()), stdout: vec![], stderr: vec![] }
     }
 }
@@ -65,17 +72,26 @@ impl Exchange for Talk {
     }
 }
 
-pub(super) fn item(path: &str) -> FetchItem {
+/// A file to fetch, of unknown size.
+pub fn item(path: &str) -> FetchItem {
     FetchItem { path: path.into(), size: 0 }
 }
 
-pub(super) fn fetch(lane: &mut dyn Lane, root: &Utf8Path, wanted: &[&str]) -> Result<Got, TransportError> {
+/// Fetches these files.
+///
+/// # Errors
+/// As [`Lane::fetch`].
+pub fn fetch(lane: &mut dyn Lane, root: &Utf8Path, wanted: &[&str]) -> Result<Got, TransportError> {
     let mut got = Got::default();
     lane.fetch(root, &mut wanted.iter().map(|path| item(path)), &mut got)?;
     Ok(got)
 }
 
-pub(super) fn list(lane: &mut dyn Lane, root: &Utf8Path) -> Result<BTreeMap<String, Entry>, TransportError> {
+/// Everything below `root`, by path.
+///
+/// # Errors
+/// As [`Lane::list`].
+pub fn list(lane: &mut dyn Lane, root: &Utf8Path) -> Result<BTreeMap<String, Entry>, TransportError> {
     let mut found = BTreeMap::new();
     lane.list(root, &mut |entry| {
         assert!(found.insert(entry.path.to_string(), entry).is_none(), "an entry came twice");
@@ -86,16 +102,20 @@ pub(super) fn list(lane: &mut dyn Lane, root: &Utf8Path) -> Result<BTreeMap<Stri
 
 const STRANGE: &str = "base/it's \"$HOME\" `x` \\ : ü\nnew";
 
-/// Runs everything in `dir`, which must be writable by the far side.
-pub(super) fn conformance(transport: &dyn Transport, dir: &Utf8Path) {
-    let mut lane = transport.lane().unwrap();
+/// Runs everything in `dir`, an empty directory that the far side sees under the same path and may write to. On the way
+/// it is given to [`Account::for_servers`], the account of [`crate::ssh::Sshd`]'s logins.
+///
+/// # Panics
+/// Where the lane does not do what the methods of [`Lane`] promise.
+pub fn transport(subject: &dyn Transport, dir: &Utf8Path) {
+    let mut lane = subject.lane().unwrap();
     let lane = lane.as_mut();
     let account = Account::for_servers().unwrap();
     let source = dir.join("sour ce");
     make_source(&source, dir);
     account.own_tree(dir).unwrap();
     listing(lane, &source, dir);
-    fetching(lane, &source, transport.is_local());
+    fetching(lane, &source, subject.is_local());
     reading(lane, &source);
     storing(lane, dir);
     operations(lane, dir);

@@ -1,0 +1,70 @@
+//! What `barman-wal-archive` and `barman-wal-restore` have in common: a `barman` on another host, over ssh, one login a call.
+
+use std::io::{self, Write};
+use std::process::{Command, Stdio};
+
+use barman_core::transport::quote;
+
+/// What ssh exits with when the failure is its own (ssh(1), EXIT STATUS).
+pub(crate) const SSH_FAILED: i32 = 255;
+
+/// Where the other `barman` is.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Remote {
+    /// The user that Barman runs as on its host.
+    #[arg(short = 'U', long, default_value = "barman", value_name = "USER")]
+    pub(crate) user: String,
+    /// The port of the ssh server of that host.
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port: Option<u16>,
+    /// Barman's configuration file on that host.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) config: Option<String>,
+    /// The host that Barman runs on.
+    #[arg(value_name = "BARMAN_HOST")]
+    pub(crate) host: String,
+    /// The name of this server in Barman's configuration.
+    #[arg(value_name = "SERVER_NAME")]
+    pub(crate) server: String,
+}
+
+impl Remote {
+    /// The command that runs `barman WORDS` there. Its standard output and error are this process's unless changed.
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
+        let mut line = vec!["barman".to_owned()];
+        line.extend(self.config.as_ref().map(|config| format!("--config={}", quote(config))));
+        line.extend(words.iter().map(|word| quote(word).to_string()));
+        let mut ssh = Command::new("ssh");
+        if let Some(port) = self.port {
+            ssh.args(["-p", &port.to_string()]);
+        }
+        // Nobody is there to answer a question.
+        ssh.args(["-q", "-T", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=accept-new"]);
+        ssh.arg("--").arg(format!("{}@{}", self.user, self.host)).arg(line.join(" "));
+        ssh.stdin(Stdio::null());
+        ssh
+    }
+}
+
+/// Prints an error and gives the exit status.
+pub(crate) fn fail(text: &str, status: u8) -> u8 {
+    // A reader that went away does not change what happened.
+    let _ = writeln!(io::stderr(), "ERROR: {text}");
+    status
+}
+
+/// The status of a command that ended; 255 also for one that a signal ended, since nobody knows how far it came.
+pub(crate) fn status_of(status: std::process::ExitStatus) -> i32 {
+    status.code().unwrap_or(SSH_FAILED)
+}
+
+/// Runs `barman WORDS --test` on the other side, prints what it says and gives its status.
+pub(crate) fn test(remote: &Remote, words: &[&str]) -> u8 {
+    match remote.command(words).status() {
+        Err(error) => fail(&format!("The connection over ssh could not be started: {error}"), 2),
+        Ok(status) => {
+            let _ = writeln!(io::stdout());
+            u8::try_from(status_of(status)).unwrap_or(2)
+        }
+    }
+}
