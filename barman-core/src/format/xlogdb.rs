@@ -210,13 +210,20 @@ fn digits(text: &[u8]) -> Option<u64> {
 fn seconds(text: &[u8]) -> Option<f64> {
     let point = text.iter().position(|b| *b == b'.')?;
     let (whole, fraction) = (text.get(..point)?, text.get(point + 1..)?);
-    if whole.len() + fraction.len() <= 15 && !fraction.is_empty() {
+    // Where all digits together and the power of ten are exact as doubles, one division rounds as the long way does.
+    if whole.len() + fraction.len() <= 18 && !fraction.is_empty() {
         let scale = fraction.iter().fold(1u64, |scale, _| scale * 10);
-        return Some((digits(whole)? * scale + digits(fraction)?) as f64 / scale as f64);
+        let all = digits(whole)? * scale + digits(fraction)?;
+        if all <= EXACT && scale <= EXACT {
+            return Some(all as f64 / scale as f64);
+        }
     }
     let decimal = text.iter().all(|b| b.is_ascii_digit() || *b == b'.');
     decimal.then(|| std::str::from_utf8(text).ok()?.parse().ok()).flatten().filter(|m: &f64| m.is_finite())
 }
+
+/// Every whole number up to this is a double.
+const EXACT: u64 = 1 << f64::MANTISSA_DIGITS;
 
 fn word(text: &[u8]) -> Option<Option<Cow<'_, str>>> {
     match text {

@@ -76,6 +76,9 @@ pub struct DirItem {
     pub inode: u64,
 }
 
+/// A `backup.info` and other facts take less.
+const SMALL: usize = 8 << 10;
+
 /// Room on a file system, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
@@ -236,7 +239,8 @@ pub trait Disk: Send + Sync {
     /// The whole content of a file. For small files; large ones are read from [`Disk::open_read`].
     fn read(&self, path: &Utf8Path) -> Result<Vec<u8>, IoError> {
         let mut file = self.open_read(path)?;
-        let mut bytes = Vec::new();
+        // Most such files fit at once.
+        let mut bytes = Vec::with_capacity(SMALL);
         file.read_to_end(&mut bytes).context("read", path)?;
         Ok(bytes)
     }
