@@ -125,6 +125,25 @@ fn i24_a_damaged_wal_segment_is_named_while_it_is_restored() {
     assert!(!place.has("global/pg_control"));
 }
 
+/// The server believes that it archived the segment and will not send it again: nobody must wait for it for ever, and the
+/// backup must not be called DONE.
+#[test]
+fn i11_a_backup_whose_last_wal_came_in_unsound_stops_waiting_and_is_not_done() {
+    let Some(scene) = Scene::local(17, |b| b.wal_segment_size_mb(1)) else { return };
+    scene.backup();
+    let incoming = scene.world.path().join("incoming");
+    scene.sql(&format!(
+        "ALTER SYSTEM SET archive_command = '(head -c 8192 /dev/zero; tail -c +8193 %p) > {incoming}/%f'"
+    ));
+    scene.sql("SELECT pg_reload_conf()");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let said = scene.refused(&["backup", "--wait", SERVER]);
+    assert!(said.contains("was received and refused"), "{said}");
+    assert!(said.contains("errors/"), "the message says where it lies: {said}");
+    let id = scene.backups().pop().unwrap();
+    assert!(scene.info(&id).contains("status=WAITING_FOR_WALS\n"), "{}", scene.info(&id));
+}
+
 #[test]
 fn i23_a_killed_restore_cannot_start_and_can_be_run_again() {
     let Some(scene) = Scene::local(15, |b| b) else { return };
