@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use barman_core::config::{Config, LoadEnv};
 use barman_core::ctx::{Cancel, Clock, Ctx, Event, Level, ProgressSink, SystemClock};
+use barman_core::format::timestamp::python_str;
 use barman_core::io::RealDisk;
 use barman_core::model::{RecoveryTarget, StopPoint, TargetAction};
 use barman_core::pg::Environment;
@@ -52,11 +53,11 @@ fn main() -> Outcome<()> {
     let before = clock.now();
     clock.pause(std::time::Duration::from_millis(1100), &cancel)?;
     cluster.psql("DROP TABLE orders")?;
-    println!("  DROP TABLE orders;   -- a second after {before}");
+    println!("  DROP TABLE orders;   -- a second after {}", python_str(before));
     cluster.archive_now()?;
     server.archive_wal(&ctx)?;
 
-    step(&format!("A restore to {before}"));
+    step(&format!("A restore to {}", python_str(before)));
     let restored = home.path().join("restored");
     let options = RestoreOptions {
         destination: restored.clone(),

@@ -5,6 +5,9 @@ use std::process::{Command, Stdio};
 
 use barman_core::transport::quote;
 
+/// What `--version` prints after the name: the version of Barman that the command is compatible with comes first.
+pub(crate) const VERSION: &str =
+    concat!("3.19.1 Barman-compatible, by barman-rs ", env!("CARGO_PKG_VERSION"));
 /// What ssh exits with when the failure is its own (ssh(1), EXIT STATUS).
 pub(crate) const SSH_FAILED: i32 = 255;
 

@@ -117,6 +117,8 @@ fn what_wal_archive_sends_is_stored_by_either_barman() {
         let test = line.run(&home.world, "barman-wal-archive", &["-t", "127.0.0.1", "main", "x"]);
         assert_eq!(test.code(), Some(0), "{test}");
         assert_eq!(test.stdout, "Ready to accept WAL files for the server main\n\n", "{who}");
+        let version = line.run(&home.world, "barman-wal-archive", &["-V"]);
+        assert!(version.stdout.starts_with("barman-wal-archive 3.19.1 "), "{version}");
     }
 }
 

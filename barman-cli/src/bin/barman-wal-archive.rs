@@ -23,7 +23,7 @@ const FRAME: u64 = 16 << 20;
 #[derive(Debug, Parser)]
 #[command(
     name = "barman-wal-archive",
-    version,
+    version = client::VERSION,
     disable_version_flag = true,
     after_help = "Exit status: 0 when Barman has the file safely on its disk; 2 when it could not be sent, 3 when ssh \
                   could not connect, else that of 'barman put-wal'. PostgreSQL keeps the file and tries again unless it is 0."

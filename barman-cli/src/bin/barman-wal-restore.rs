@@ -25,7 +25,7 @@ const LONGEST: u64 = 64 << 10;
 #[derive(Debug, Parser)]
 #[command(
     name = "barman-wal-restore",
-    version,
+    version = client::VERSION,
     disable_version_flag = true,
     after_help = "Exit status: 0 when the file is there; 1 when Barman has no such file; 2 when it could not be fetched, 3 when \
                   WAL_DEST cannot be written. A server in archive recovery takes any status up to 125 for the end of the WAL: \
