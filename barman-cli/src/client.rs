@@ -41,8 +41,8 @@ impl Remote {
         if let Some(port) = self.port {
             ssh.args(["-p", &port.to_string()]);
         }
-        // Nobody is there to answer a question.
-        ssh.args(["-q", "-T", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=accept-new"]);
+        // Nobody is there to answer a question. Everything else is as the user's ssh_config has it, host keys above all.
+        ssh.args(["-q", "-T", "-o", "BatchMode=yes"]);
         ssh.arg("--").arg(format!("{}@{}", self.user, self.host)).arg(line.join(" "));
         ssh.stdin(Stdio::null());
         ssh
