@@ -125,6 +125,28 @@ fn i24_a_damaged_wal_segment_is_named_while_it_is_restored() {
     assert!(!place.has("global/pg_control"));
 }
 
+/// What happened to an old backup's facts must not keep a new backup from being taken; what the old one may need stays.
+#[test]
+fn i17_a_backup_is_taken_beside_one_that_cannot_be_read() {
+    let Some(scene) = Scene::local(17, |b| b.wal_segment_size_mb(1)) else { return };
+    let old = scene.backup();
+    let wal = |name: &str| scene.world.barman(&["get-wal", SERVER, name]).unwrap().code();
+    let begin =
+        scene.info(&old).lines().find_map(|l| l.strip_prefix("begin_wal=").map(str::to_owned)).unwrap();
+    let path = scene.world.home().join(SERVER).join("meta").join(format!("{old}-backup.info"));
+    let facts = fs::read_to_string(&path).unwrap();
+    fs::write(&path, &facts[..facts.len() / 2]).unwrap();
+    let run = scene.barman(&["backup", "--wait", SERVER]);
+    assert!(run.stderr.contains(&format!("Backup {old} of server main is left out")), "{run}");
+    let new = scene.world.home().join(SERVER).join("meta");
+    let new: Vec<_> = new.read_dir_utf8().unwrap().map(|f| f.unwrap().file_name().to_owned()).collect();
+    let new = new.iter().filter_map(|name| name.strip_suffix("-backup.info")).max().unwrap();
+    assert!(new > old.as_str() && scene.info(new).contains("status=DONE\n"), "{}", scene.info(new));
+    assert_eq!(wal(&begin), Some(0), "the WAL of the old backup stays");
+    fs::write(&path, facts).unwrap();
+    scene.restore("old", &old, &[]);
+}
+
 /// The server believes that it archived the segment and will not send it again: nobody must wait for it for ever, and the
 /// backup must not be called DONE.
 #[test]

@@ -245,8 +245,9 @@ impl Server {
         report.checks.push(Check::ok("wal size", pretty_size(wal.until_next.bytes)));
         report.checks.push(Check::ok("compression settings", ""));
         if let [first, ..] = self.catalog.survey()?.unreadable.as_slice() {
-            // Barman has no such line: it cannot look at its catalog any more.
-            report.checks.push(Check::failed("backup information", first.error.to_string()));
+            // Barman has no such line: it cannot look at its catalog any more. A new backup is what is needed now: this does
+            // not stand in its way.
+            report.checks.push(Check::failed("backup information", first.error.to_string()).non_critical());
         }
         report.checks.push(redundancy::check_failed(backups));
         report.checks.push(redundancy::check(backups, options.minimum_redundancy.0));
