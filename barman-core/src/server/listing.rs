@@ -88,6 +88,17 @@ impl Server {
         Ok(Overview { backups, verdicts, wal })
     }
 
+    /// As [`Self::overview`], for one backup, named as in [`Overview::resolve`]: what its WAL and what comes after it need. The
+    /// WAL of the other backups is not counted.
+    pub fn overview_of(&self, token: &str, ctx: &Ctx<'_>) -> Result<Overview, ServerError> {
+        let backups = self.backups(ctx)?;
+        let from = resolve::resolve(token, self.name(), &backups)?.begin_wal;
+        let verdicts = self.verdicts(&backups, ctx)?;
+        let mut wal = WalStats::default();
+        self.wal().each_indexed_from(from, &mut |line| wal.add(&line))?;
+        Ok(Overview { backups, verdicts, wal: wal.finish() })
+    }
+
     /// The ids of all backups, newest first.
     pub fn backup_ids(&self, ctx: &Ctx<'_>) -> Result<Vec<BackupId>, ServerError> {
         Ok(self.backups(ctx)?.iter().rev().map(|backup| backup.id).collect())

@@ -13,7 +13,7 @@ use super::{Shared, WalEntry, WalError};
 use crate::ctx::Ctx;
 use crate::format::xlogdb::{self, XlogLine, python_mtime};
 use crate::io::{IoContext, IoError, LockGuard, LockName, durable};
-use crate::model::{FileTime, WalFileName};
+use crate::model::{FileTime, SegmentName, WalFileName};
 
 /// Appending to the index and rewriting it take less; whoever holds the lock longer is stuck.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -111,23 +111,38 @@ pub(super) fn read_bytes(shared: &Shared) -> Result<Option<Vec<u8>>, IoError> {
 /// Reads the index; one that is not there is empty.
 pub(super) fn read(shared: &Shared) -> Result<Index, IoError> {
     let mut index = Index::default();
-    each_line(shared, &mut |line| index.add(&line))?;
+    each_line(shared, None, &mut |line| index.add(&line))?;
     Ok(index)
 }
 
 /// Visits the lines of the index, if there is one, in constant memory. Lines that are no lines are left out: one damaged line
 /// must not hide the others, and the files are found in their directories all the same. So is one that a crash cut.
-pub(super) fn each_line(shared: &Shared, each: &mut dyn FnMut(XlogLine<'_>)) -> Result<(), IoError> {
+///
+/// Segments before `from` in archive order are passed over without a look at the rest of their lines.
+pub(super) fn each_line(
+    shared: &Shared,
+    from: Option<SegmentName>,
+    each: &mut dyn FnMut(XlogLine<'_>),
+) -> Result<(), IoError> {
+    let from = from.map(|name| name.to_string());
+    let from = from.as_deref().map(str::as_bytes);
     for path in [shared.paths.index(), shared.paths.old_index()] {
         match shared.disk.open_read(&path) {
             Err(e) if e.is_not_found() => {}
-            other => return lines_of(&mut other?, each).context("read", &path),
+            other => return lines_of(&mut other?, from, each).context("read", &path),
         }
     }
     Ok(())
 }
 
-fn lines_of(file: &mut dyn Read, each: &mut dyn FnMut(XlogLine<'_>)) -> io::Result<()> {
+/// Whether a line is about a segment before `from`: digits of one length are in the order of their bytes. A name in small
+/// letters is not known as one, and read.
+fn is_before(raw: &[u8], from: Option<&[u8]>) -> bool {
+    let name = raw.split_at_checked(24).filter(|(_, rest)| rest.first() == Some(&b'\t'));
+    matches!((name, from), (Some((name, _)), Some(from)) if name < from)
+}
+
+fn lines_of(file: &mut dyn Read, from: Option<&[u8]>, each: &mut dyn FnMut(XlogLine<'_>)) -> io::Result<()> {
     let mut buffer = vec![0; CHUNK];
     // How much of the buffer is the beginning of a line whose rest has not been read.
     let mut begun = 0;
@@ -146,8 +161,16 @@ fn lines_of(file: &mut dyn Read, each: &mut dyn FnMut(XlogLine<'_>)) -> io::Resu
             begun = filled;
             continue;
         };
-        let lines = xlogdb::lines(buffer.get(..end).unwrap_or_default());
-        lines.filter_map(|line| line.parsed.ok()).for_each(&mut *each);
+        let mut rest = buffer.get(..end).unwrap_or_default();
+        while let Some(at) = memchr::memchr(b'\n', rest) {
+            let (raw, next) = rest.split_at(at);
+            if !is_before(raw, from)
+                && let Ok(line) = xlogdb::parse_line(raw)
+            {
+                each(line);
+            }
+            rest = next.get(1..).unwrap_or_default();
+        }
         buffer.copy_within(end..filled, 0);
         begun = filled - end;
     }
@@ -230,7 +253,7 @@ mod tests {
                      00000002.history\t81\t1795384945.0\n\
                      000000010000000000000002\t1";
         let mut index = Index::default();
-        lines_of(&mut &text[..], &mut |line| index.add(&line)).unwrap();
+        lines_of(&mut &text[..], None, &mut |line| index.add(&line)).unwrap();
         let entry = index.get(&"000000010000000000000001".parse().unwrap()).unwrap();
         assert_eq!((entry.size, entry.compression, entry.mtime.nanos), (99, None, 500_000_000));
         assert!(index.contains(&"00000002.history".parse().unwrap()));
@@ -259,8 +282,31 @@ mod tests {
         text.push_str("000000010000000000FFFFFF\t1\t1.5\tgzip\tNone");
         for piece in [1, 7, 4096, CHUNK, usize::MAX] {
             let mut sizes = Vec::new();
-            lines_of(&mut Drip(text.as_bytes(), piece), &mut |line| sizes.push(line.size)).unwrap();
+            lines_of(&mut Drip(text.as_bytes(), piece), None, &mut |line| sizes.push(line.size)).unwrap();
             assert_eq!(sizes, (0..5_000).collect::<Vec<u64>>(), "{piece}");
+        }
+    }
+
+    #[test]
+    fn only_segments_before_the_first_wanted_are_passed_over() {
+        let mut text = String::new();
+        let mut names: Vec<String> = (0..40u32)
+            .map(|n| format!("{:08X}{:08X}{:08X}", n % 3 + 1, n * 7 % 5, n.wrapping_mul(0x9E) % 300))
+            .collect();
+        names.extend(["00000002.history", "000000010000000000000001.00000028.backup"].map(String::from));
+        names.extend(["000000010000000000000002.partial", "0000000a0000000000000001"].map(String::from));
+        names.iter().for_each(|name| text.push_str(&format!("{name}\t1\t1.5\tNone\tNone\n")));
+        let read = |from: Option<&[u8]>| {
+            let mut found = Vec::new();
+            lines_of(&mut text.as_bytes(), from, &mut |line| found.push(line.name)).unwrap();
+            found
+        };
+        let all = read(None);
+        assert!(all.len() >= 43, "{}", all.len());
+        for from in all.iter().filter_map(|name| name.as_segment()) {
+            let wanted: Vec<WalFileName> =
+                all.iter().copied().filter(|name| name.as_segment().is_none_or(|s| s >= from)).collect();
+            assert_eq!(read(Some(from.to_string().as_bytes())), wanted, "{from}");
         }
     }
 

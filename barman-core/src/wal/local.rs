@@ -97,7 +97,16 @@ impl LocalWalArchive {
     /// Visits the lines of the index in their order, without a look at the files: what listings go by, as Barman's do.
     /// Lines that cannot be read, and one that was cut by a crash, are left out.
     pub fn each_indexed(&self, each: &mut dyn FnMut(XlogLine<'_>)) -> Result<(), WalError> {
-        Ok(index::each_line(&self.shared, each)?)
+        Ok(index::each_line(&self.shared, None, each)?)
+    }
+
+    /// The same without the lines of segments before `from` in archive order, which is much less work.
+    pub fn each_indexed_from(
+        &self,
+        from: Option<SegmentName>,
+        each: &mut dyn FnMut(XlogLine<'_>),
+    ) -> Result<(), WalError> {
+        Ok(index::each_line(&self.shared, from, each)?)
     }
 
     /// Makes the index anew from the files of the archive (I19), and says how many lines it has of each kind.

@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments, app: &App) -> Result<(), Failure> {
     let server = app.open(app.server(&arguments.server_name)?)?;
-    let overview = server.overview(&app.ctx())?;
+    let overview = server.overview_of(&arguments.backup_id, &app.ctx())?;
     let backup = overview.resolve(&arguments.backup_id, &server)?;
     let shown = server.shown(&overview, backup)?;
     if app.output.is_json() {
