@@ -22,6 +22,7 @@ mod one_home;
 mod readme;
 mod recovering;
 mod scene;
+mod streaming;
 mod wal_commands;
 mod walk;
 mod wrong_input;

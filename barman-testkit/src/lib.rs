@@ -13,6 +13,7 @@
 //! | [`clock`] | [`clock::StepClock`]: time that moves only when told |
 //! | [`fake_pg`] | [`fake_pg::FakePg`]: a scripted PostgreSQL that cuts, delays, refuses, and fails on what it does not expect |
 //! | [`fake_ssh`] | [`fake_ssh::FakeSsh`]: a scripted SSH server with faults |
+//! | [`proxy`] | [`proxy::Proxy`]: a TCP proxy whose wire can be cut, stalled and slowed down |
 //! | [`os`] | the account the servers run as, temporary directories it can read, reserved TCP ports |
 //! | [`fetch`] | the cache of server binaries and its downloads (`cargo xtask setup`) |
 //!
@@ -53,6 +54,7 @@ pub mod oracle;
 pub mod os;
 mod pattern;
 pub mod pg;
+pub mod proxy;
 pub mod ssh;
 pub mod world;
 

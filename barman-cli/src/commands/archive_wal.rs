@@ -1,6 +1,6 @@
 //! `barman archive-wal SERVER`
 
-use barman_core::server::ArchiveOutcome;
+use barman_core::server::{ArchiveOutcome, ArchiverRun};
 use barman_core::wal::TakenHow;
 
 use crate::app::App;
@@ -39,11 +39,16 @@ pub(crate) fn draw(name: &str, outcome: &ArchiveOutcome, app: &App) {
         out.info(&format!("DETAILS: {holder}"));
         return;
     }
-    out.info(&format!("Processing xlog segments from file archival for {name}"));
-    if outcome.files.is_empty() {
+    outcome.runs.iter().for_each(|run| draw_run(name, run, app));
+}
+
+fn draw_run(name: &str, run: &ArchiverRun, app: &App) {
+    let out = &app.output;
+    out.info(&format!("Processing xlog segments from {} for {name}", run.source));
+    if run.files.is_empty() {
         out.info("\tno file found");
     }
-    for taken in &outcome.files {
+    for taken in &run.files {
         let wal = taken.name;
         match &taken.how {
             TakenHow::Archived(_) | TakenHow::Known | TakenHow::Growing => {}
@@ -68,12 +73,12 @@ pub(crate) fn draw(name: &str, outcome: &ArchiveOutcome, app: &App) {
             out.info(&format!("\t{wal}"));
         }
     }
-    if !outcome.unknown.is_empty() {
+    if !run.unknown.is_empty() {
         out.info(&format!(
             "Some unknown objects have been found while processing xlog segments for {name}. \
              Objects moved to errors directory:"
         ));
-        for (object, _) in &outcome.unknown {
+        for (object, _) in &run.unknown {
             out.info(&format!("\t{object}"));
         }
     }

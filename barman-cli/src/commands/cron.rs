@@ -70,11 +70,15 @@ fn one(config: &ServerConfig, detached: &Detached, app: &App) -> Result<(), Fail
     }
     let stops = refusals(config, Operation::Archive);
     if stops.is_empty() {
-        // Not streaming is no reason to leave the rest undone.
-        refusals(config, Operation::Receive).iter().for_each(|text| out.warning(text));
         if server.archive_is_due()? {
             out.info(&format!("Starting WAL archiving for server {name}"));
             detached.start(&["archive-wal", name.as_str()])?;
+        }
+        if server.receiver_is_due()? {
+            out.info(&format!("Starting streaming archiver for server {name}"));
+            detached.start(&["receive-wal", name.as_str()])?;
+        } else if let Some(pid) = server.stop_unwanted_receiver(&app.ctx())? {
+            out.info(&format!("Stopped process receive-wal({pid})"));
         }
     } else {
         stops.iter().for_each(|text| out.error(text));

@@ -21,6 +21,7 @@ mod lock_directory_cleanup;
 mod plan;
 mod processes;
 mod put_wal;
+mod receive_wal;
 mod rebuild_xlogdb;
 mod restore;
 mod restore_later;
@@ -72,6 +73,8 @@ pub(crate) enum Command {
     LockDirectoryCleanup(lock_directory_cleanup::Arguments),
     /// Take WAL files that barman-wal-archive sends.
     PutWal(put_wal::Arguments),
+    /// Receive WAL over the replication protocol, and manage its slot.
+    ReceiveWal(receive_wal::Arguments),
     /// Make the index of the WAL archive anew from its files.
     RebuildXlogdb(rebuild_xlogdb::Arguments),
     /// Restore a backup, to its end or to a point in time.
@@ -119,9 +122,6 @@ pub(crate) enum Command {
     /// Import a backup (not in this version).
     #[command(hide = true)]
     ImportBackup(later::Arguments),
-    /// Receive WAL over the replication protocol (not in this version).
-    #[command(hide = true)]
-    ReceiveWal(later::Arguments),
     /// Show the clients of replication (not in this version).
     #[command(hide = true)]
     ReplicationStatus(later::Arguments),
@@ -165,6 +165,7 @@ pub(crate) fn run(command: Command, app: &App) -> Result<(), Failure> {
         Command::LockDirectoryCleanup(arguments) => lock_directory_cleanup::run(&arguments, app),
         Command::PutWal(arguments) => put_wal::run(&arguments, app),
         Command::RebuildXlogdb(arguments) => rebuild_xlogdb::run(&arguments, app),
+        Command::ReceiveWal(arguments) => receive_wal::run(&arguments, app),
         Command::SwitchWal(arguments) => switch_wal::run(&arguments, app),
         Command::TerminateProcess(arguments) => processes::terminate(&arguments, app),
         Command::ListServers(arguments) => list_servers::run(&arguments, app),
@@ -183,7 +184,6 @@ pub(crate) fn run(command: Command, app: &App) -> Result<(), Failure> {
         Command::ExportBackup(_) => later::refuse("export-backup"),
         Command::GenerateManifest(_) => later::refuse("generate-manifest"),
         Command::ImportBackup(_) => later::refuse("import-backup"),
-        Command::ReceiveWal(_) => later::refuse("receive-wal"),
         Command::ReplicationStatus(_) => later::refuse("replication-status"),
         Command::SyncBackup(_) => later::refuse("sync-backup"),
         Command::SyncInfo(_) => later::refuse("sync-info"),

@@ -58,11 +58,6 @@ pub fn refusals(server: &ServerConfig, operation: Operation) -> Vec<String> {
     if options.encryption.is_some() {
         lacking("encryption", "gpg", &[Backup, Archive, Restore, Receive]);
     }
-    if options.streaming_archiver {
-        // With the file archiver on as well, WAL arrives without streaming.
-        let stops: &[Operation] = if options.archiver { &[Receive] } else { &[Receive, Backup, Archive] };
-        lacking("streaming_archiver", "on", stops);
-    }
     if server.is_passive() {
         lacking("primary_ssh_command", "(a passive node)", &[Sync]);
     }

@@ -474,12 +474,6 @@ fn nothing_is_ignored_in_silence() {
         ("basebackups_directory=s3://b/p", "basebackups_directory", vec![Backup, Delete]),
         ("wals_directory=gs://b/p", "wals_directory", vec![Backup, Archive, Delete, Receive]),
         ("encryption=gpg", "encryption", vec![Backup, Archive, Receive]),
-        ("streaming_archiver=on", "streaming_archiver", vec![Receive]),
-        (
-            "archiver=off\nstreaming_archiver=on\nslot_name=a",
-            "streaming_archiver",
-            vec![Backup, Archive, Receive],
-        ),
         ("primary_ssh_command=ssh b", "primary_ssh_command", vec![Sync]),
         ("pre_backup_script=echo secret", "pre_backup_script", vec![Backup]),
         ("post_archive_retry_script=x", "post_archive_retry_script", vec![Archive]),

@@ -130,6 +130,12 @@ pub trait DiskFile: Write + Seek + Send {
     /// Cuts it, or extends it with zeros that take no space.
     fn set_len(&mut self, len: u64) -> Result<(), IoError>;
 
+    /// Extends it with zeros for which the room is reserved, where the file system can do that: writing there meets no full
+    /// disk any more. It is never cut.
+    fn allocate(&mut self, len: u64) -> Result<(), IoError> {
+        if self.len()? < len { self.set_len(len) } else { Ok(()) }
+    }
+
     /// Sets the permission bits (`0o7777`).
     fn set_mode(&mut self, mode: u32) -> Result<(), IoError>;
 

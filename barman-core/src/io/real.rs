@@ -137,6 +137,18 @@ impl DiskFile for RealFile {
         self.file.set_len(len).context("set the length of", &self.path)
     }
 
+    fn allocate(&mut self, len: u64) -> Result<(), IoError> {
+        use rustix::fs::FallocateFlags;
+        use rustix::io::Errno;
+
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len) {
+            // A file system that cannot reserve (NFS before 4.2).
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) if self.len()? < len => self.set_len(len),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            other => other.context("reserve room for", &self.path),
+        }
+    }
+
     fn set_mode(&mut self, mode: u32) -> Result<(), IoError> {
         rustix::fs::fchmod(&self.file, mode_bits(mode)).context("change the mode of", &self.path)
     }

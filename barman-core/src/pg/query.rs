@@ -10,15 +10,21 @@ use postgres_protocol::message::frontend;
 use super::error::{PgError, ServerError};
 use super::wire::{Connection, Incoming};
 
-/// The answer to one statement, in text form.
+/// The answer to one statement, in text form unless said otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ResultSet {
+pub struct ResultSet<C = String> {
     /// The names of the columns.
     pub columns: Vec<String>,
     /// The rows; `None` is SQL's NULL.
-    pub rows: Vec<Vec<Option<String>>>,
+    pub rows: Vec<Vec<Option<C>>>,
     /// The command tag: `SELECT 1`, `SET`, `IDENTIFY_SYSTEM` …; empty for an empty statement.
     pub tag: String,
+}
+
+impl<C> ResultSet<C> {
+    fn empty() -> Self {
+        Self { columns: Vec::new(), rows: Vec::new(), tag: String::new() }
+    }
 }
 
 impl ResultSet {
@@ -163,11 +169,37 @@ impl Connection {
 
     /// Everything up to `ReadyForQuery`.
     async fn answers(&mut self) -> Result<Vec<ResultSet>, PgError> {
+        self.answers_from(None).await
+    }
+
+    /// The same where the first message was taken already.
+    pub(super) async fn answers_from(&mut self, first: Option<Incoming>) -> Result<Vec<ResultSet>, PgError> {
+        self.collect(first, text).await
+    }
+
+    /// Sends a command whose answers are not all text; gives the rows only.
+    pub(super) async fn query_bytes(&mut self, sql: &str) -> Result<Vec<ByteRows>, PgError> {
+        self.outbox.clear();
+        frontend::query(sql, &mut self.outbox).map_err(|e| PgError::settings(e.to_string()))?;
+        self.flush().await?;
+        let answers = self.collect(None, |bytes| Ok(bytes.to_vec())).await?;
+        Ok(answers.into_iter().map(|answer| answer.rows).collect())
+    }
+
+    async fn collect<C>(
+        &mut self,
+        mut first: Option<Incoming>,
+        cell: fn(&[u8]) -> Result<C, PgError>,
+    ) -> Result<Vec<ResultSet<C>>, PgError> {
         let mut done = Vec::new();
-        let mut current = ResultSet::default();
+        let mut current = ResultSet::empty();
         let mut error: Option<ServerError> = None;
         loop {
-            let message = match (self.receive().await, error.take()) {
+            let received = match first.take() {
+                Some(first) => Ok(first),
+                None => self.receive().await,
+            };
+            let message = match (received, error.take()) {
                 // The connection ended after the server said why.
                 (Err(PgError::Lost { .. }), Some(server)) => return Err(PgError::Server(Box::new(server))),
                 (Err(lost), _) => return Err(lost),
@@ -185,14 +217,16 @@ impl Connection {
                     current.columns = names.map_err(|_| self.unexpected("the description of a row"))?;
                 }
                 Message::DataRow(body) => {
-                    let row = row(&body).inspect_err(|_| self.mark_broken())?;
+                    let row = row(&body, cell).inspect_err(|_| self.mark_broken())?;
                     current.rows.push(row);
                 }
                 Message::CommandComplete(body) => {
                     current.tag = body.tag().map_err(|_| self.unexpected("the end of a command"))?.to_owned();
-                    done.push(std::mem::take(&mut current));
+                    done.push(std::mem::replace(&mut current, ResultSet::empty()));
                 }
-                Message::EmptyQueryResponse => done.push(std::mem::take(&mut current)),
+                Message::EmptyQueryResponse => {
+                    done.push(std::mem::replace(&mut current, ResultSet::empty()));
+                }
                 Message::ErrorResponse(body) => {
                     error.get_or_insert(ServerError::read(body.fields()));
                 }
@@ -209,18 +243,20 @@ impl Connection {
     }
 }
 
-fn row(body: &postgres_protocol::message::backend::DataRowBody) -> Result<Vec<Option<String>>, PgError> {
+/// Rows of an answer whose values are not all text.
+pub(super) type ByteRows = Vec<Vec<Option<Vec<u8>>>>;
+
+fn text(bytes: &[u8]) -> Result<String, PgError> {
+    String::from_utf8(bytes.to_vec()).map_err(|_| PgError::answer("a value that is not UTF-8"))
+}
+
+fn row<C>(
+    body: &postgres_protocol::message::backend::DataRowBody,
+    cell: fn(&[u8]) -> Result<C, PgError>,
+) -> Result<Vec<Option<C>>, PgError> {
     let ranges: Vec<_> = body.ranges().collect().map_err(|e| PgError::protocol(e.to_string()))?;
     ranges
         .into_iter()
-        .map(|range| match range {
-            None => Ok(None),
-            Some(range) => {
-                let bytes = body.buffer().get(range).unwrap_or_default();
-                let text = String::from_utf8(bytes.to_vec())
-                    .map_err(|_| PgError::answer("a value that is not UTF-8"))?;
-                Ok(Some(text))
-            }
-        })
+        .map(|range| range.map(|range| cell(body.buffer().get(range).unwrap_or_default())).transpose())
         .collect()
 }

@@ -176,7 +176,7 @@ fn client(row: Row<'_>) -> Result<ReplicationClient, PgError> {
 }
 
 /// The server's own rule for the names of slots, checked here because the name becomes part of a command.
-fn slot_name(name: &str) -> Result<String, PgError> {
+pub(super) fn slot_name(name: &str) -> Result<String, PgError> {
     let legal = (1..=63).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
     if legal {

@@ -135,6 +135,11 @@ impl Session {
         let _ = runtime.block_on(async { tokio::time::timeout(FAREWELL, connection.close()).await });
     }
 
+    /// What a stream works with.
+    pub(super) fn parts(&mut self) -> (&mut Connection, &tokio::runtime::Runtime, &Cancel) {
+        (&mut self.connection, &self.runtime, &self.cancel)
+    }
+
     /// Drives one exchange to its end, or gives up and makes the connection unusable.
     pub(super) fn run<T>(
         &mut self,

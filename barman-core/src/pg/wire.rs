@@ -17,6 +17,8 @@ use super::socket::Socket;
 const LONGEST_MESSAGE: usize = 256 << 20;
 /// Before the login is done a longer message is refused, so that a stranger cannot make us take memory.
 const LONGEST_LOGIN_MESSAGE: usize = 64 << 10;
+/// A longer message is read in pieces of this size.
+const LONGEST_READ: usize = 256 << 10;
 /// Older notices are dropped.
 const KEPT_NOTICES: usize = 100;
 
@@ -131,6 +133,7 @@ impl Connection {
         }
         loop {
             while !self.whole_message()? {
+                self.make_room();
                 let read = self.socket.read_buf(&mut self.inbox).await;
                 match read {
                     Ok(0) => return Err(self.lost(None)),
@@ -169,6 +172,14 @@ impl Connection {
             return Err(self.violated(format!("a message of {length} bytes came")));
         }
         Ok(self.inbox.len() > length)
+    }
+
+    /// Room for all of the message that has begun to come, so that a long one is read in few pieces and copied never.
+    fn make_room(&mut self) {
+        if let Ok(Some(header)) = backend::Header::parse(&self.inbox) {
+            let length = usize::try_from(header.len()).unwrap_or_default().min(LONGEST_READ) + 1;
+            self.inbox.reserve(length.saturating_sub(self.inbox.len()));
+        }
     }
 
     fn take_message(&mut self) -> Result<Incoming, PgError> {

@@ -12,6 +12,7 @@ pub mod reachability;
 pub mod redundancy;
 pub mod resolve;
 pub mod retention;
+pub mod streaming_start;
 
 use crate::model::{BackupInfo, Keep};
 

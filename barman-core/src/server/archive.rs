@@ -20,14 +20,35 @@ const POLL: Duration = Duration::from_millis(100);
 pub struct ArchiveOutcome {
     /// Another run holds the lock, and nothing was done: who, since when and why.
     pub busy: Option<String>,
+    /// What each archiver that is on did: streaming, then files.
+    pub runs: Vec<ArchiverRun>,
+}
+
+/// What one archiver did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArchiverRun {
+    /// Where it looked.
+    pub source: Source,
     /// WAL files, in archive order.
     pub files: Vec<Taken>,
-    /// Things in incoming that are no WAL, moved to errors.
+    /// Things there that are no WAL, moved to errors.
     pub unknown: Vec<(String, camino::Utf8PathBuf)>,
 }
 
+impl ArchiveOutcome {
+    /// The files of all archivers.
+    pub fn files(&self) -> impl Iterator<Item = &Taken> {
+        self.runs.iter().flat_map(|run| &run.files)
+    }
+
+    /// Whether there was nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.runs.iter().all(|run| run.files.is_empty() && run.unknown.is_empty())
+    }
+}
+
 impl Server {
-    /// Moves what lies in incoming into the archive. Backups that wait for it are looked at by `check-backup`, which
+    /// Moves what a receiver finished and what lies in incoming into the archive. Backups that wait for it are looked at by `check-backup`, which
     /// `cron` runs.
     pub fn archive_wal(&self, ctx: &Ctx<'_>) -> Result<ArchiveOutcome, ServerError> {
         self.usable(Operation::Archive, ctx)?;
@@ -39,15 +60,24 @@ impl Server {
             }
             Err(other) => return Err(other.into()),
         };
-        let limit = usize::try_from(self.config.options.archiver_batch_size).ok().filter(|n| *n > 0);
-        let batch = self.wal.batch(Source::Incoming, limit, ctx)?;
-        let mut outcome = ArchiveOutcome { unknown: batch.unknown, ..ArchiveOutcome::default() };
-        if !batch.files.is_empty() {
-            let mut intake = self.wal.intake(*ctx)?;
-            for file in batch.files {
-                intake.put(file)?;
+        let options = &self.config.options;
+        let archivers = [
+            (options.streaming_archiver, Source::Streaming, options.streaming_archiver_batch_size),
+            (options.archiver, Source::Incoming, options.archiver_batch_size),
+        ];
+        let mut outcome = ArchiveOutcome::default();
+        for (_, source, limit) in archivers.into_iter().filter(|(on, ..)| *on) {
+            let limit = usize::try_from(limit).ok().filter(|n| *n > 0);
+            let batch = self.wal.batch(source, limit, ctx)?;
+            let mut files = Vec::new();
+            if !batch.files.is_empty() {
+                let mut intake = self.wal.intake(*ctx)?;
+                for file in batch.files {
+                    intake.put(file)?;
+                }
+                files = intake.commit()?.files;
             }
-            outcome.files = intake.commit()?.files;
+            outcome.runs.push(ArchiverRun { source, files, unknown: batch.unknown });
         }
         Ok(outcome)
     }
@@ -61,7 +91,7 @@ impl Server {
     /// Archives without a word to the user, as commands do on their way.
     pub(crate) fn archive_quietly(&self, ctx: &Ctx<'_>) -> Result<(), ServerError> {
         let outcome = self.archive_wal(ctx)?;
-        outcome.files.iter().filter_map(trouble).for_each(|text| ctx.warn(text));
+        outcome.files().filter_map(trouble).for_each(|text| ctx.warn(text));
         Ok(())
     }
 
@@ -165,8 +195,7 @@ impl Server {
             self.report_archived(&outcome, ctx);
             // What cannot be archived is tried again at each look, and told once.
             outcome
-                .files
-                .iter()
+                .files()
                 .filter_map(trouble)
                 .filter(|text| told.insert(text.clone()))
                 .for_each(|text| ctx.warn(text));
@@ -174,7 +203,7 @@ impl Server {
                 return Ok(());
             }
             // The server believes it archived and will not send it again: to wait on would be to wait for ever.
-            for taken in outcome.files.iter().filter(|t| t.name == WalFileName::Segment(end)) {
+            for taken in outcome.files().filter(|t| t.name == WalFileName::Segment(end)) {
                 if let TakenHow::Refused { aside, reason } = &taken.how {
                     let (aside, reason) = (aside.clone(), reason.clone());
                     return Err(ServerError::WalRefused { name: end.to_string(), aside, reason });
@@ -189,21 +218,21 @@ impl Server {
     }
 
     /// Tells of files that were archived, in Barman's words; silent when there were none.
-    fn report_archived(&self, outcome: &ArchiveOutcome, ctx: &Ctx<'_>) {
+    pub(super) fn report_archived(&self, outcome: &ArchiveOutcome, ctx: &Ctx<'_>) {
         let archived = |t: &&Taken| matches!(t.how, TakenHow::Archived(_) | TakenHow::Replaced(_));
-        let names: Vec<String> =
-            outcome.files.iter().filter(archived).map(|t| format!("\t{}", t.name)).collect();
-        if !names.is_empty() {
-            ctx.info(format!("Processing xlog segments from file archival for {}", self.name()));
-            for name in names {
-                ctx.info(name);
+        for run in &outcome.runs {
+            let names: Vec<String> =
+                run.files.iter().filter(archived).map(|t| format!("\t{}", t.name)).collect();
+            if !names.is_empty() {
+                ctx.info(format!("Processing xlog segments from {} for {}", run.source, self.name()));
+                names.into_iter().for_each(|name| ctx.info(name));
             }
         }
     }
 }
 
 /// What is wrong with a file that did not become part of the archive.
-fn trouble(taken: &Taken) -> Option<String> {
+pub(super) fn trouble(taken: &Taken) -> Option<String> {
     let name = taken.name;
     match &taken.how {
         TakenHow::Refused { reason, aside } => {

@@ -114,6 +114,9 @@ impl Server {
         }
         let mut live = session.and_then(Result::ok);
         report.checks.push(self.coherence(live.as_mut())?);
+        if connects && options.streaming_archiver {
+            report.checks.extend(self.receiving()?);
+        }
         if let Some(live) = live.as_mut()
             && options.archiver
         {
@@ -218,6 +221,15 @@ impl Server {
         {
             let hint = format!("there are too many WALs in queue: {incoming}, max {most}");
             checks.push(Check::failed("incoming WALs directory", hint).non_critical());
+        }
+        if let Some(most) = options.max_incoming_wals_queue.and_then(|m| usize::try_from(m).ok())
+            && options.streaming_archiver
+            // The one that is being received does not wait.
+            && streaming.saturating_sub(1) > most
+        {
+            let hint =
+                format!("there are too many WALs in queue: {}, max {most}", streaming.saturating_sub(1));
+            checks.push(Check::failed("streaming WALs directory", hint).non_critical());
         }
         Ok(checks)
     }

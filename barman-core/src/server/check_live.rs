@@ -24,7 +24,10 @@ impl Server {
                 vec![Check::failed("PostgreSQL", "")]
             }
         };
-        checks.extend(self.slot(session.as_mut().ok()));
+        match self.wal_overrides() {
+            None => checks.extend(self.slot(session.as_mut().ok(), "replication slot")),
+            Some(_) => checks.extend(self.streaming_elsewhere()),
+        }
         checks
     }
 
@@ -121,12 +124,67 @@ impl Server {
         ]
     }
 
+    /// The same where WAL comes from another server than the backups.
+    fn streaming_elsewhere(&self) -> Vec<Check> {
+        let named = |name: &str| format!("{name} (WAL streaming)");
+        let mut session = self.wal_session();
+        let mut checks = Vec::new();
+        if let Ok(session) = &mut session {
+            let monitors = session.privileges().is_ok_and(|p| p.superuser || p.monitoring);
+            checks.push(if monitors {
+                Check::ok(named("has monitoring privileges"), "")
+            } else {
+                Check::failed(
+                    named("no access to monitoring functions"),
+                    "privileges for PostgreSQL monitoring functions are required (see documentation)",
+                )
+            });
+        }
+        let streaming = self.wal_streaming().and_then(|mut stream| Ok(stream.identify_system()?));
+        checks.push(match &streaming {
+            Ok(_) => Check::ok(named("PostgreSQL streaming"), ""),
+            Err(error) => Check::failed(named("PostgreSQL streaming"), error.to_string()),
+        });
+        if let Ok(session) = &mut session {
+            let level = session.show("wal_level").ok().flatten().unwrap_or_default();
+            let hint = "please set it to a higher level than 'minimal'";
+            checks.push(Check::verdict(
+                named("wal_level"),
+                level != "minimal",
+                if level == "minimal" { hint } else { "" },
+            ));
+            let coherent = match (session.system_id(), &streaming) {
+                (Ok(one), Ok(other)) => one == other.system_id,
+                _ => false,
+            };
+            let hint = "is the streaming DSN targeting the same server of the PostgreSQL connection string?";
+            checks.push(Check::verdict(
+                named("systemid coherence"),
+                coherent,
+                if coherent { "" } else { hint },
+            ));
+        }
+        checks.extend(self.slot(session.as_mut().ok(), &named("replication slot")));
+        checks
+    }
+
+    /// Whether WAL is received.
+    pub(super) fn receiving(&self) -> Result<Vec<Check>, ServerError> {
+        let running = self.receiver_runs()?;
+        let hint = "See the Barman log file for more details";
+        // The first two are about PostgreSQL's client; what stands for it is part of this program and knows all versions.
+        Ok(vec![
+            Check::ok("pg_receivexlog", ""),
+            Check::ok("pg_receivexlog compatible", ""),
+            Check::verdict("receive-wal running", running, if running { "" } else { hint }),
+        ])
+    }
+
     /// The replication slot, where one is configured.
-    fn slot(&self, session: Option<&mut Session>) -> Option<Check> {
+    fn slot(&self, session: Option<&mut Session>, name: &str) -> Option<Check> {
         let options = &self.config.options;
         let slot = &options.slot_name.as_ref()?.0;
         let found = session.and_then(|session| session.physical_slot(slot).ok().flatten());
-        let name = "replication slot";
         match found {
             Some(found) if !options.streaming_archiver => {
                 let state = if found.active { "active" } else { "initialised" };

@@ -39,6 +39,24 @@ impl Server {
         Ok(!self.locks.is_held(&LockName::WalArchive(self.name().clone()))?)
     }
 
+    /// Whether a receiver should be started now: streaming is on and none runs.
+    pub fn receiver_is_due(&self) -> Result<bool, ServerError> {
+        Ok(self.config.options.streaming_archiver && !self.receiver_runs()?)
+    }
+
+    /// Whether a receiver runs.
+    pub(crate) fn receiver_runs(&self) -> Result<bool, ServerError> {
+        Ok(self.locks.is_held(&LockName::WalReceive(self.name().clone()))?)
+    }
+
+    /// Ends a receiver where streaming is off (any longer); gives its process id.
+    pub fn stop_unwanted_receiver(&self, ctx: &Ctx<'_>) -> Result<Option<u32>, ServerError> {
+        if self.config.options.streaming_archiver || !self.receiver_runs()? {
+            return Ok(None);
+        }
+        self.terminate("receive-wal", ctx).map(Some)
+    }
+
     /// The oldest backup that waits for WAL.
     pub fn oldest_waiting(&self) -> Result<Option<BackupId>, ServerError> {
         let backups = self.catalog.survey()?.backups;

@@ -99,6 +99,62 @@ pub enum ServerError {
         /// The backup.
         id: BackupId,
     },
+    /// Another receiver of the server's WAL runs.
+    #[error("Another receive-wal process is already running for server {server}.")]
+    ReceiverRunning {
+        /// The server.
+        server: ServerName,
+        /// Who holds the lock, since when and why.
+        #[source]
+        source: LockError,
+    },
+    /// WAL cannot be streamed from the server.
+    #[error(
+        "Impossible to start WAL streaming. Check the log for more details, or run 'barman check {server}'\n\
+         DETAILS: {reason}"
+    )]
+    NotStreaming {
+        /// The server.
+        server: ServerName,
+        /// Why.
+        reason: String,
+    },
+    /// The configured slot is not there.
+    #[error(
+        "ArchiverFailure:replication slot '{slot}' doesn't exist. Please execute 'barman receive-wal --create-slot {server}'"
+    )]
+    NoSlot {
+        /// The server.
+        server: ServerName,
+        /// The slot.
+        slot: String,
+    },
+    /// More was received than the server has.
+    #[error("The receive-wal position is ahead of PostgreSQL current WAL lsn ({ours} > {server})")]
+    AheadOfServer {
+        /// What was received.
+        ours: crate::model::Lsn,
+        /// Where the server stands.
+        server: crate::model::Lsn,
+    },
+    /// The server has WAL no longer that was not received.
+    #[error(
+        "The server {server} has no longer the WAL from {lsn} (timeline {timeline}) on, where receiving has to go on. Points \
+         in time from there on cannot be restored from what is here. If the files still lie elsewhere, copy them into the \
+         incoming directory; to receive what the server has now, run 'barman receive-wal --reset {server}', and then take a \
+         new backup. A replication slot (slot_name) keeps this from happening"
+    )]
+    WalGone {
+        /// The server.
+        server: ServerName,
+        /// From here on.
+        lsn: crate::model::Lsn,
+        /// On this timeline.
+        timeline: crate::model::Timeline,
+        /// What the server said.
+        #[source]
+        source: PgError,
+    },
     /// Another backup or deletion works on the server.
     #[error("Another process in running on server {server}. Impossible to delete the backup.")]
     DeletionBlocked {

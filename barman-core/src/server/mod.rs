@@ -24,7 +24,9 @@ mod models;
 mod processes;
 mod prune;
 mod put_wal;
+mod receive;
 mod restore;
+mod slots;
 mod switch_wal;
 mod status;
 mod wal_stats;
@@ -43,7 +45,7 @@ use crate::pg::Environment;
 use crate::transport::{SshEnvironment, Transport};
 use crate::wal::{Compression, EarlierClusters, LocalWalArchive, WalOptions, WalPaths};
 
-pub use archive::ArchiveOutcome;
+pub use archive::{ArchiveOutcome, ArchiverRun};
 pub use backup::BackupOptions;
 pub use check::CheckReport;
 pub use cron::{CronGuard, CronStart};
@@ -56,6 +58,7 @@ pub use listing::{CopyFigures, ListedBackup, Overview, ShownBackup, copy_figures
 pub use processes::Process;
 pub use prune::Pruned;
 pub use restore::{RestoreOptions, RestoreOutcome};
+pub use slots::Reset;
 pub use status::StatusLine;
 pub use switch_wal::Switch;
 pub use wal_stats::{BackupWal, WalSpan, WalStats};

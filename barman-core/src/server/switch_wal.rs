@@ -61,12 +61,11 @@ impl Server {
             let outcome = self.archive_wal(ctx)?;
             let arrived = match wanted {
                 Some(name) => self.wal.find(&WalFileName::Segment(name))?.is_some(),
-                None => outcome
-                    .files
-                    .iter()
-                    .any(|t| matches!(t.how, TakenHow::Archived(_) | TakenHow::Replaced(_))),
+                None => {
+                    outcome.files().any(|t| matches!(t.how, TakenHow::Archived(_) | TakenHow::Replaced(_)))
+                }
             };
-            if !outcome.files.is_empty() || !outcome.unknown.is_empty() {
+            if !outcome.is_empty() {
                 each(&outcome);
             }
             if arrived {

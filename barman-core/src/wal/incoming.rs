@@ -19,6 +19,16 @@ pub enum Source {
     Streaming,
 }
 
+impl std::fmt::Display for Source {
+    /// The name of the archiver, as Barman's messages have it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Incoming => "file archival",
+            Self::Streaming => "streaming",
+        })
+    }
+}
+
 /// What lay in a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Batch {

@@ -11,6 +11,7 @@ mod local;
 mod parcel;
 mod port;
 mod put;
+mod receiver;
 mod stored;
 mod take;
 
@@ -26,6 +27,7 @@ pub use port::{
     Incoming, IntakeReport, Reclaimed, Taken, TakenHow, WalArchive, WalEntry, WalError, WalIntake, WalRange,
 };
 pub use put::Delivery;
+pub use receiver::{OnSegment, Receiver};
 
 use crate::ctx::Clock;
 use crate::io::{Disk, Locks};

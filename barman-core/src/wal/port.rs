@@ -204,6 +204,12 @@ pub enum WalError {
         /// Which file and why, in Barman's words where it has some.
         text: String,
     },
+    /// What is streamed does not fit to what is here.
+    #[error("WAL cannot be received: {reason}")]
+    Stream {
+        /// What came, what was expected, and what to do.
+        reason: String,
+    },
     /// What put-wal reads is no tar archive, or not all of one.
     #[error("{reason}")]
     DeliveryStream {

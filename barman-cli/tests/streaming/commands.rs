@@ -1,0 +1,1 @@
+//! The options of `receive-wal`, beside what Barman says.
