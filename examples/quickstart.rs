@@ -69,6 +69,7 @@ fn main() -> Outcome<()> {
         tablespaces: Default::default(),
         wal: WalDelivery::Copy { directory: None },
         standby: false,
+        partial_wal: false,
         settings_file: None,
         remote: None,
         compressed: false,

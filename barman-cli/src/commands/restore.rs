@@ -81,6 +81,9 @@ pub(crate) struct Arguments {
     /// Make a standby.
     #[arg(long)]
     standby_mode: bool,
+    /// Use the last, unfinished segment too: what was received of a server that is lost.
+    #[arg(long)]
+    partial_wal: bool,
     /// The file that recovery settings are appended to (PostgreSQL 12 and later).
     #[arg(long, value_name = "FILE")]
     recovery_conf_filename: Option<String>,
@@ -116,6 +119,7 @@ pub(crate) fn run(arguments: &Arguments, app: &App) -> Result<(), Failure> {
         tablespaces: rules(&arguments.tablespace, &backup)?,
         wal: delivery(arguments, config)?,
         standby: arguments.standby_mode,
+        partial_wal: arguments.partial_wal,
         settings_file: arguments.recovery_conf_filename.clone(),
         remote: arguments.remote_ssh_command.clone(),
         compressed: compressed(arguments, config)?,

@@ -6,9 +6,6 @@ use crate::error::Failure;
 /// Known options beside those that a restore really uses.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Later {
-    /// Use the last, unfinished segment (not in this version).
-    #[arg(long, hide = true)]
-    partial_wal: bool,
     /// Write only what differs (not in this version).
     #[arg(long, hide = true, overrides_with = "no_delta_restore")]
     delta_restore: bool,
@@ -59,7 +56,6 @@ impl Later {
             &self.aws_region,
         ];
         let refused = [
-            (self.partial_wal, "--partial-wal"),
             (self.delta_restore, "--delta-restore"),
             (snapshot.iter().any(|o| o.is_some()), "Restoring snapshot backups"),
         ];

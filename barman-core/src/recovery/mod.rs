@@ -13,7 +13,7 @@ mod verify;
 pub use error::RecoveryError;
 pub use planner::StandardPlanner;
 pub use port::{
-    Facts, LastRecord, PlanError, RecoveryPlan, RecoveryPlanner, RecoveryRequest, SettingsPlan,
+    Facts, LastRecord, Unfinished, PlanError, RecoveryPlan, RecoveryPlanner, RecoveryRequest, SettingsPlan,
     TablespacePlan, TreePlan, WalDelivery, WalPlan,
 };
 pub use run::{RecoveryReport, RunOptions, run};

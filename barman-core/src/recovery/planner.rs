@@ -11,11 +11,14 @@ use super::{
     WalPlan,
 };
 use crate::catalog::Root;
+use time::OffsetDateTime;
+
 use crate::format::timestamp::python_str;
 use crate::model::{
     BackupInfo, Lsn, PgVersion, SegmentName, SegmentNo, SegmentSize, StopPoint, TargetTimeline, Timeline,
     WalFileName,
 };
+use crate::wal::PartialWal;
 
 /// Plans from the facts of a backup and the names in an archive. The source server is not needed.
 #[derive(Debug, Clone, Copy, Default)]
@@ -29,7 +32,8 @@ impl RecoveryPlanner for StandardPlanner {
         let (path, explicit) = choose_path(request, facts, &needs, &mut warnings)?;
         let tablespaces = tablespaces(request, facts.backup)?;
         let trees = trees(request, &tablespaces)?;
-        let log = Log::read(&path, facts, &needs);
+        let mut log = Log::read(&path, facts, &needs);
+        log.unfinished(request, facts, &needs, &path, &mut warnings);
         let reachable = log.judge(request, facts, &needs, &path)?;
         let wal = match &request.wal {
             WalDelivery::Fetch { .. } => None,
@@ -251,6 +255,8 @@ struct Log {
     missing: Option<(SegmentName, Lsn)>,
     /// One past the last byte without a hole.
     reach: Lsn,
+    /// The unfinished segment at the end, where it is wanted.
+    partial: Option<PartialWal>,
 }
 
 impl Log {
@@ -268,7 +274,7 @@ impl Log {
             .collect();
         let last =
             present.iter().filter_map(|n| n.number(needs.size)).max().map_or(needs.end, |n| n.max(needs.end));
-        let mut log = Self { present, missing: None, reach: Lsn::INVALID };
+        let mut log = Self { present, missing: None, reach: Lsn::INVALID, partial: None };
         for number in needs.begin.get()..=last.get() {
             let number = SegmentNo::new(number);
             let names = path.names(number, needs.size);
@@ -287,6 +293,47 @@ impl Log {
             break;
         }
         log
+    }
+
+    /// Looks whether the WAL goes on in a segment that never became whole, uses it if that is wanted, and says what it holds.
+    fn unfinished(
+        &mut self,
+        request: &RecoveryRequest,
+        facts: &Facts<'_>,
+        needs: &Needs,
+        path: &TimelinePath,
+        warnings: &mut Vec<String>,
+    ) {
+        // Behind a hole it is of no use; a server that fetches its WAL asks for it itself.
+        if self.missing.is_some_and(|(_, reach)| reach != self.reach || self.reach.offset(needs.size) != 0)
+            || matches!(request.wal, WalDelivery::Fetch { .. })
+            || matches!(request.target.stop, StopPoint::Immediate)
+        {
+            return;
+        }
+        let number = self.reach.segment(needs.size);
+        let found = path.names(number, needs.size).into_iter().find_map(|name| (facts.unfinished)(name));
+        let Some(found) = found.filter(|found| found.valid_until > self.reach) else { return };
+        let segment = WalFileName::Partial(found.name);
+        let written = OffsetDateTime::from_unix_timestamp(found.mtime.seconds)
+            .map_or_else(|_| String::new(), |time| format!(", last written at {}", python_str(time)));
+        if !request.partial {
+            if matches!(request.target.stop, StopPoint::Latest) {
+                warnings.push(format!(
+                    "{segment} holds WAL up to {}{written}, which this restore does not use: the WAL ends at {} for it. If the \
+                     server is lost, restore with --partial-wal to get all that was received",
+                    found.valid_until, self.reach
+                ));
+            }
+            return;
+        }
+        warnings.push(format!(
+            "The unfinished segment {segment} is used: it recovers what was received up to {}{written}",
+            found.valid_until
+        ));
+        self.reach = found.valid_until;
+        self.missing = self.missing.filter(|(missing, _)| missing.number(needs.size) != Some(number));
+        self.partial = Some(found);
     }
 
     /// Whether the target can be reached; gives how far the archive goes.
@@ -356,6 +403,9 @@ impl Log {
         needs: &Needs,
         path: &TimelinePath,
     ) -> Option<Lsn> {
+        if let Some(partial) = self.partial.as_ref().filter(|p| p.name.number(needs.size) == Some(number)) {
+            return partial.last_record;
+        }
         let names = path.names(number, needs.size);
         (facts.last_record)(names.into_iter().find(|name| self.present.contains(name))?)
     }
@@ -375,6 +425,7 @@ impl Log {
             .iter()
             .filter(|entry| entry.name.as_segment().is_some_and(|name| names.contains(&name)))
             .any(|entry| entry.mtime.as_nanos() > target.unix_timestamp_nanos())
+            || self.partial.as_ref().is_some_and(|p| p.mtime.as_nanos() > target.unix_timestamp_nanos())
     }
 }
 
@@ -410,7 +461,9 @@ fn wal_plan(
         WalFileName::History(_) => true,
         WalFileName::Partial(_) => false,
     });
-    let mut plan = WalPlan { directory, own_directory, files: Vec::new(), stored_bytes: 0 };
+    let partial = log.partial.clone().filter(|p| p.name.number(needs.size).is_some_and(|n| n <= last));
+    let stored_bytes = partial.as_ref().map_or(0, |partial| partial.size);
+    let mut plan = WalPlan { directory, own_directory, files: Vec::new(), partial, stored_bytes };
     for entry in chosen {
         plan.files.push(entry.name);
         plan.stored_bytes += entry.size;

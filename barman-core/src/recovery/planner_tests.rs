@@ -66,6 +66,7 @@ fn request(stop: StopPoint) -> RecoveryRequest {
         tablespaces: BTreeMap::from([("ts1".to_owned(), "/srv/restored_ts1".into())]),
         wal: WalDelivery::Copy { directory: None },
         standby: false,
+        partial: false,
         settings_file: None,
     }
 }
@@ -76,7 +77,7 @@ fn plan(
     histories: &[TimelineHistory],
     wals: &[WalEntry],
 ) -> Result<RecoveryPlan, PlanError> {
-    StandardPlanner.plan(request, &Facts { backup, histories, wals, last_record: &last_record })
+    StandardPlanner.plan(request, &Facts { backup, histories, wals, last_record: &last_record, unfinished: &|_| None })
 }
 
 fn copied(plan: &RecoveryPlan) -> Vec<String> {

@@ -12,7 +12,7 @@ use crate::format::timestamp::python_str;
 use crate::model::{
     BackupId, BackupInfo, Lsn, Oid, RecoveryTarget, SegmentName, Status, Timeline, WalFileName,
 };
-use crate::wal::WalEntry;
+use crate::wal::{PartialWal, WalEntry};
 
 /// Turns a wish into a plan, or into the reason why it cannot be had. Pure: it touches nothing.
 pub trait RecoveryPlanner: Send + Sync {
@@ -33,6 +33,8 @@ pub struct RecoveryRequest {
     pub wal: WalDelivery,
     /// Make a standby that follows on (`standby.signal`).
     pub standby: bool,
+    /// Use the last, unfinished segment too.
+    pub partial: bool,
     /// File that recovery settings are appended to (12 and later); `postgresql.auto.conf` when `None`.
     pub settings_file: Option<String>,
 }
@@ -65,7 +67,12 @@ pub struct Facts<'a> {
     pub wals: &'a [WalEntry],
     /// Looks into the archive; asked only where the answer decides.
     pub last_record: &'a LastRecord<'a>,
+    /// Looks for what there is of a segment that is not whole.
+    pub unfinished: &'a Unfinished<'a>,
 }
+
+/// What there is of a segment that never became whole; `None` when there is nothing.
+pub type Unfinished<'a> = dyn Fn(SegmentName) -> Option<PartialWal> + 'a;
 
 /// Where the last record begins that lies whole in a segment of the archive; `None` when the segment has none or cannot
 /// be read. PostgreSQL stops at a target position only after it has read a record that begins there or later, so the
@@ -124,6 +131,8 @@ pub struct WalPlan {
     pub own_directory: bool,
     /// What, in archive order.
     pub files: Vec<WalFileName>,
+    /// The unfinished segment that follows them, which is stored under the segment's name.
+    pub partial: Option<PartialWal>,
     /// Bytes as stored in the archive.
     pub stored_bytes: u64,
 }
@@ -164,6 +173,9 @@ impl fmt::Display for RecoveryPlan {
                 wal.stored_bytes,
                 wal.directory
             )?;
+        }
+        if let Some(partial) = self.wal.as_ref().and_then(|wal| wal.partial.as_ref()) {
+            writeln!(f, "  use {} up to {}", partial.path, partial.valid_until)?;
         }
         if let Some(settings) = &self.settings {
             writeln!(f, "  write to {}:", settings.file)?;

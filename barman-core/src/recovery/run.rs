@@ -17,7 +17,7 @@ use crate::ctx::{Cancel, Ctx, Event, Unit};
 use crate::format::wal_page::Expectations;
 use crate::model::{Entry, FileTime, WalFileName};
 use crate::transport::{FileOp, Lane, Probe, ProbeKind, StoreContent, StoreItem, Transport, TransportError};
-use crate::wal::{WalArchive, WalRange};
+use crate::wal::{PartialWal, WalArchive, WalRange};
 
 /// How a plan is carried out.
 #[derive(Debug, Clone)]
@@ -325,9 +325,14 @@ impl Run<'_> {
         let segments = wal.files.iter().filter(|n| n.as_segment().is_some()).count() as u64;
         self.stage("Restoring WAL", segments.saturating_mul(segment));
         let queue = Mutex::new(self.wal_times(wal)?);
-        let (files, bytes) = self.workers(wal.files.len(), &wal.directory, &|stop| {
-            let (name, mtime) = lock(&queue).pop_front()?;
-            Some(self.wal_item(name, mtime, segment, stop))
+        let partial = Mutex::new(wal.partial.as_ref());
+        let items = wal.files.len() + usize::from(wal.partial.is_some());
+        let (files, bytes) = self.workers(items, &wal.directory, &|stop| {
+            let next = lock(&queue).pop_front();
+            match next {
+                Some((name, mtime)) => Some(self.wal_item(name, mtime, segment, stop)),
+                None => lock(&partial).take().map(|partial| self.partial_item(partial)),
+            }
         })?;
         self.ctx.progress.event(&Event::StageFinished);
         report.files += files;
@@ -389,6 +394,18 @@ impl Run<'_> {
             StoreContent::File { size: small.len() as u64, bytes: Box::new(io::Cursor::new(small)) }
         };
         Ok(StoreItem { path: name.to_string().into(), mode: 0o600, mtime, content })
+    }
+
+    /// The unfinished segment, under the name that the server asks for. It gets no `.done` mark: a server that goes on in it
+    /// has to archive it when it is whole.
+    fn partial_item(&self, partial: &PartialWal) -> Result<StoreItem, TransportError> {
+        let size = self.reader.info().xlog_segment_size;
+        let bytes = self.archive.open_unfinished(partial, size).map_err(|e| TransportError::Source {
+            target: self.transport.target().to_owned(),
+            source: io::Error::other(e.to_string()),
+        })?;
+        let content = StoreContent::File { size: size.bytes(), bytes };
+        Ok(StoreItem { path: partial.name.to_string().into(), mode: 0o600, mtime: partial.mtime, content })
     }
 
     /// Lets workers store what `next` gives until it gives nothing more. The first error stops all and is returned.

@@ -32,6 +32,8 @@ pub struct RestoreOptions {
     pub wal: WalDelivery,
     /// Make a standby.
     pub standby: bool,
+    /// Use the last, unfinished segment too.
+    pub partial_wal: bool,
     /// File that recovery settings are appended to.
     pub settings_file: Option<String>,
     /// How to reach the host of the destination; this host when `None`.
@@ -84,10 +86,19 @@ impl Server {
             tablespaces: options.tablespaces.clone(),
             wal: options.wal.clone(),
             standby: options.standby,
+            partial: options.partial_wal,
             settings_file: options.settings_file.clone(),
         };
         let last_record = |name| self.last_record(name, backup.xlog_segment_size);
-        let facts = Facts { backup, histories: &histories, wals: &wals, last_record: &last_record };
+        // One that cannot be read is of no use.
+        let unfinished = |name| self.wal.unfinished(name, backup.xlog_segment_size).ok().flatten();
+        let facts = Facts {
+            backup,
+            histories: &histories,
+            wals: &wals,
+            last_record: &last_record,
+            unfinished: &unfinished,
+        };
         Ok(StandardPlanner.plan(&request, &facts)?)
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::intake::LocalIntake;
 use super::{
-    Reclaimed, Shared, WalArchive, WalEntry, WalError, WalIntake, WalPaths, WalRange, directory, index,
+    PartialWal, Reclaimed, Shared, WalArchive, WalEntry, WalError, WalIntake, WalPaths, WalRange, directory, index,
     stored,
 };
 use crate::codec::{Compressor, CustomFilters};
@@ -174,6 +174,18 @@ impl WalArchive for LocalWalArchive {
             };
             Ok(entry.map_or(ControlFlow::Continue(()), &mut *each))
         })
+    }
+
+    fn unfinished(&self, name: SegmentName, size: SegmentSize) -> Result<Option<PartialWal>, WalError> {
+        self.find_unfinished(name, size)
+    }
+
+    fn open_unfinished(
+        &self,
+        partial: &PartialWal,
+        size: SegmentSize,
+    ) -> Result<Box<dyn Read + Send>, WalError> {
+        self.read_unfinished(partial, size)
     }
 
     fn remove(&self, names: &[WalFileName]) -> Result<Reclaimed, WalError> {

@@ -9,6 +9,7 @@ mod intake;
 mod layout;
 mod local;
 mod parcel;
+mod partial;
 mod port;
 mod put;
 mod receiver;
@@ -24,7 +25,7 @@ pub use layout::WalPaths;
 pub use local::{Compression, EarlierClusters, LocalWalArchive, Rebuilt, WalOptions};
 pub use parcel::{Parcel, ParcelSums};
 pub use port::{
-    Incoming, IntakeReport, Reclaimed, Taken, TakenHow, WalArchive, WalEntry, WalError, WalIntake, WalRange,
+    Incoming, IntakeReport, PartialWal, Reclaimed, Taken, TakenHow, WalArchive, WalEntry, WalError, WalIntake, WalRange,
 };
 pub use put::Delivery;
 pub use receiver::{OnSegment, Receiver};

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use camino::Utf8PathBuf;
 
 use crate::ctx::Ctx;
-use crate::model::{FileTime, WalFileName};
+use crate::model::{FileTime, Lsn, SegmentName, SegmentSize, WalFileName};
 
 /// The WAL of one server.
 pub trait WalArchive: Send + Sync {
@@ -28,6 +28,24 @@ pub trait WalArchive: Send + Sync {
         range: &WalRange,
         each: &mut dyn FnMut(WalEntry) -> ControlFlow<()>,
     ) -> Result<(), WalError>;
+
+    /// What there is of a segment that never became whole, as far as it can be trusted; segments of `size`.
+    ///
+    /// An archive without unfinished segments need not implement it.
+    fn unfinished(&self, name: SegmentName, size: SegmentSize) -> Result<Option<PartialWal>, WalError> {
+        let _ = (name, size);
+        Ok(None)
+    }
+
+    /// The content of an unfinished segment as a server reads it: what is valid, then zeros up to the size of a segment.
+    fn open_unfinished(
+        &self,
+        partial: &PartialWal,
+        size: SegmentSize,
+    ) -> Result<Box<dyn Read + Send>, WalError> {
+        let _ = size;
+        Err(WalError::NotFound { name: WalFileName::Partial(partial.name) })
+    }
 
     /// Removes files and their index lines; a directory goes only when nothing is left in it. Names that are not there
     /// are no error. Never blocks an intake for longer than the rewrite of the index takes.
@@ -118,6 +136,23 @@ pub struct WalEntry {
     pub encryption: Option<String>,
     /// Whether the index has a line for it.
     pub indexed: bool,
+}
+
+/// A segment that never became whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartialWal {
+    /// The segment.
+    pub name: SegmentName,
+    /// The file.
+    pub path: Utf8PathBuf,
+    /// The end of the last whole record in it.
+    pub valid_until: Lsn,
+    /// Where that record begins, if it begins in this segment.
+    pub last_record: Option<Lsn>,
+    /// When it was last written.
+    pub mtime: FileTime,
+    /// Bytes as stored.
+    pub size: u64,
 }
 
 /// Part of an archive. The default is all of it.

@@ -7,7 +7,9 @@ use camino::Utf8Path;
 use super::{Shared, WalError};
 use crate::codec::{Algorithm, MAGIC_LEN, decompressor, detect};
 use crate::format::history::TimelineHistory;
-use crate::format::wal_page::{Ancestors, Completeness, Expectations, FirstPage, Unsound, Validator};
+use crate::format::wal_page::{
+    Ancestors, Completeness, Expectations, FirstPage, SegmentFacts, Unsound, Validator,
+};
 use crate::io::IoContext;
 use crate::model::{SegmentName, SegmentSize, Timeline, WalFileName};
 
@@ -262,6 +264,37 @@ impl Shared {
         }
         Ok(Ancestors::AnyOlder)
     }
+}
+
+/// How far an unfinished segment is valid; `None` when nothing of it is.
+pub(super) fn examine(
+    shared: &Shared,
+    name: SegmentName,
+    clusters: Clusters,
+    mut plain: impl Read,
+) -> Result<Option<SegmentFacts>, WalError> {
+    let mut chunk = vec![0; READ];
+    let mut validator: Option<Validator> = None;
+    loop {
+        let count = match super::take::fill(&mut plain, &mut chunk) {
+            Ok(count) => count,
+            // What was read before the damage counts.
+            Err(_) => 0,
+        };
+        let bytes = chunk.get(..count).unwrap_or_default();
+        match &mut validator {
+            _ if count == 0 => break,
+            Some(validator) => {
+                validator.push(bytes);
+            }
+            None => {
+                validator
+                    .insert(shared.validator(name, Completeness::Partial, clusters, bytes)?)
+                    .push(bytes);
+            }
+        }
+    }
+    Ok(validator.and_then(|validator| validator.finish().ok()))
 }
 
 /// Reads a file to its end past a judge.
