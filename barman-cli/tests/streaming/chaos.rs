@@ -1,1 +1,134 @@
-//! Everything at once, at random.
+//! Everything at once, at random: pgbench writes while the receiver, the wire and the server are killed.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use barman_testkit::pg::{self, Cluster, StopMode};
+use barman_testkit::proxy::Proxy;
+
+use super::rig::{Receiver, Rig, server};
+use crate::scene::names;
+
+const MAJOR: u32 = 15;
+
+/// The events are the same in every run; the machine's own timing is not.
+const SEED: u64 = 20_261_127;
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+/// pgbench in the background; it ends by itself when the server does.
+struct Load(Child);
+
+impl Load {
+    fn on(cluster: &Cluster) -> Load {
+        let pgbench = cluster.tool("pgbench").unwrap();
+        let mut command: Command = cluster.account().command(&pgbench);
+        let (host, port) = (cluster.socket_dir().as_str(), cluster.port().to_string());
+        command.args(["-h", host, "-p", &port, "-U", "postgres", "-n", "-c", "4", "-T", "600", "postgres"]);
+        Load(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let _ = (self.0.kill(), self.0.wait());
+    }
+}
+
+/// I2, I6, I7: whatever happens, in the end the archive is the server's WAL, byte for byte and without a hole.
+#[test]
+fn i6_nothing_is_lost_whoever_is_killed() {
+    chaos(10);
+}
+
+#[test]
+#[ignore = "takes minutes; `cargo xtask test --all` runs it"]
+fn i6_nothing_is_lost_in_fifty_events() {
+    chaos(50);
+}
+
+fn chaos(rounds: usize) {
+    let Some(_) = pg::require(MAJOR) else { return };
+    let cluster = server(MAJOR).start().unwrap();
+    let Some(pgbench) = cluster.tool("pgbench") else {
+        barman_testkit::skip("pgbench of PostgreSQL 15 is not there");
+        return;
+    };
+    let (host, port) = (cluster.socket_dir().as_str(), cluster.port().to_string());
+    let mut fill = cluster.account().command(&pgbench);
+    let filled =
+        fill.args(["-h", host, "-p", &port, "-U", "postgres", "-i", "-q", "-s", "1", "postgres"]).output();
+    assert!(filled.unwrap().status.success());
+    let proxy = Proxy::before(cluster.port()).unwrap();
+    let mut rig = Rig::over(cluster, &proxy.conninfo());
+    let mut receiver = rig.receive();
+    receiver.wait_log("starting log streaming at");
+    let first =
+        rig.cluster.psql("SELECT pg_walfile_name(restart_lsn + 1) FROM pg_replication_slots").unwrap();
+    let mut load = Load::on(&rig.cluster);
+    let mut random = Random(SEED);
+    let mut events = Vec::new();
+    for _ in 0..rounds {
+        std::thread::sleep(Duration::from_millis(100 + random.below(700)));
+        let event = random.below(8);
+        events.push(event);
+        match event {
+            0 | 1 => {
+                receiver.kill9();
+                std::thread::sleep(Duration::from_millis(random.below(300)));
+                receiver = rig.receive();
+            }
+            2 => proxy.cut(),
+            3 => proxy.cut_after(random.below(400_000)),
+            4 => {
+                proxy.stall(true);
+                std::thread::sleep(Duration::from_millis(500 + random.below(1000)));
+                proxy.stall(false);
+            }
+            5 => proxy.delay(Duration::from_micros(random.below(3000))),
+            6 => {
+                rig.cluster.kill9().unwrap();
+                rig.cluster.start().unwrap();
+                load = Load::on(&rig.cluster);
+            }
+            _ => {
+                rig.cluster.stop(StopMode::Fast).unwrap();
+                rig.cluster.start().unwrap();
+                load = Load::on(&rig.cluster);
+            }
+        }
+        revive(&rig, &mut receiver);
+    }
+    drop(load);
+    proxy.delay(Duration::ZERO);
+    let last = rig.cluster.switch_wal().unwrap();
+    rig.wait_archived(&last);
+    revive(&rig, &mut receiver);
+
+    rig.assert_no_hole("00000001");
+    let archived = rig.archived();
+    let segments: Vec<&String> = archived.keys().filter(|name| name.len() == 24).collect();
+    assert!(segments.first().is_some_and(|name| **name <= first), "{first} {segments:?}");
+    // All that it ever wrote is kept by the server.
+    assert_eq!(rig.compare(), segments.len(), "{events:?}");
+    assert!(segments.len() > rounds / 2, "{segments:?}");
+    assert_eq!(names(&rig.world.home().join("main/errors")), Vec::<String>::new(), "{events:?}");
+    let left = names(&rig.streaming_dir());
+    assert!(left.len() == 1 && left[0].ends_with(".partial"), "{left:?}");
+}
+
+/// A receiver that gave up is started anew, as cron does every minute; why it gave up must be a reason that goes away.
+fn revive(rig: &Rig, receiver: &mut Receiver) {
+    if !receiver.is_running() {
+        let log = receiver.log();
+        assert!(!log.contains("differs") && !log.contains("no longer"), "{log}");
+        *receiver = rig.receive();
+    }
+}

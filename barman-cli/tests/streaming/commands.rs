@@ -1,1 +1,172 @@
 //! The options of `receive-wal`, beside what Barman says.
+
+use std::fs;
+
+use barman_testkit::pg;
+use barman_testkit::world::Run;
+
+use super::rig::{Rig, server, wait};
+use crate::scene::names;
+
+/// What both say, and how they end; our further lines are left out.
+fn said(run: &Run) -> (Option<i32>, Vec<String>) {
+    let lines = run.stdout.lines().chain(run.stderr.lines());
+    let ours = |line: &&str| !line.starts_with("DETAILS:") && !line.starts_with("HINT:");
+    (run.code(), lines.filter(ours).map(str::to_owned).collect())
+}
+
+#[test]
+fn options_answer_as_barmans() {
+    let Some(_) = pg::require(15) else { return };
+    let rig = Rig::new(15);
+    let both = |arguments: &[&str], between: &dyn Fn()| {
+        let theirs = rig.world.oracle(arguments).unwrap();
+        between();
+        let ours = rig.world.barman(arguments).unwrap();
+        assert_eq!(said(&ours), said(&theirs), "{arguments:?}\n{ours}\n{theirs}");
+    };
+    let nothing = || ();
+    let slot = |exists: bool| {
+        let sql = if exists {
+            "SELECT pg_create_physical_replication_slot('barman')"
+        } else {
+            "SELECT pg_drop_replication_slot('barman')"
+        };
+        rig.cluster.psql(sql).unwrap();
+    };
+    both(&["receive-wal", "--drop-slot", "main"], &nothing);
+    both(&["receive-wal", "--create-slot", "main"], &|| slot(false));
+    both(&["receive-wal", "--create-slot", "main"], &nothing);
+    both(&["receive-wal", "--create-slot", "--if-not-exists", "main"], &nothing);
+    both(&["receive-wal", "--drop-slot", "main"], &|| slot(true));
+    both(&["receive-wal", "--create-slot", "--if-not-exists", "main"], &|| slot(false));
+    both(&["receive-wal", "--stop", "main"], &nothing);
+    both(&["receive-wal", "--stop", "--reset", "main"], &nothing);
+    // With nothing received so far a receiver begins where the server is.
+    both(&["receive-wal", "--reset", "main"], &nothing);
+    let stale = || {
+        let dir = rig.streaming_dir();
+        names(&dir).iter().for_each(|name| fs::remove_file(dir.join(name)).unwrap());
+        let path = dir.join("000000010000000000000001.partial");
+        fs::write(&path, "").unwrap();
+        rig.world.account().own(&path).unwrap();
+    };
+    rig.write(3000);
+    stale();
+    both(&["receive-wal", "--reset", "main"], &stale);
+    both(&["receive-wal", "--reset", "main"], &nothing);
+
+    let receiver = rig.receive();
+    receiver.wait_log("starting log streaming at");
+    both(&["receive-wal", "--drop-slot", "main"], &nothing);
+    both(&["receive-wal", "--reset", "main"], &nothing);
+    let busy = rig.world.barman(&["receive-wal", "main"]).unwrap();
+    assert_eq!(busy.code(), Some(1));
+    assert!(
+        busy.stderr.starts_with("ERROR: Another receive-wal process is already running for server main.\n")
+            && busy.stderr.contains(&receiver.pid().to_string()),
+        "{busy}"
+    );
+}
+
+#[test]
+fn what_is_missing_is_said_as_barman_does() {
+    let Some(_) = pg::require(15) else { return };
+    let mut rig = Rig::new(15);
+    let both = |rig: &Rig, arguments: &[&str]| {
+        let (ours, theirs) = (rig.world.barman(arguments).unwrap(), rig.world.oracle(arguments).unwrap());
+        assert_eq!(said(&ours), said(&theirs), "{arguments:?}\n{ours}\n{theirs}");
+    };
+    rig.world.server("main").option("slot_name", "");
+    both(&rig, &["receive-wal", "--create-slot", "main"]);
+    both(&rig, &["receive-wal", "--drop-slot", "main"]);
+    rig.world.server("main").option("slot_name", "barman").option("archiver", "on");
+    rig.world.server("main").option("streaming_archiver", "off");
+    both(&rig, &["receive-wal", "main"]);
+    rig.world.server("main").option("streaming_archiver", "on").option("create_slot", "manual");
+    let none = rig.world.barman(&["receive-wal", "main"]).unwrap();
+    assert_eq!(none.code(), Some(1));
+    assert!(
+        none.stderr.contains(
+            "replication slot 'barman' doesn't exist. Please execute 'barman receive-wal --create-slot main'"
+        ),
+        "{none}"
+    );
+    let check = rig.world.barman(&["check", "main"]).unwrap();
+    assert!(
+        check.stdout.contains("replication slot: FAILED (replication slot 'barman' doesn't exist."),
+        "{check}"
+    );
+}
+
+/// `cron` starts a receiver where one is wanted, and ends one that is not wanted any longer.
+#[test]
+fn cron_keeps_a_receiver_running() {
+    let Some(_) = pg::require(15) else { return };
+    let mut rig = Rig::new(15);
+    let cron = rig.ours(&["cron"]);
+    assert!(cron.stdout.contains("Starting streaming archiver for server main\n"), "{cron}");
+    let running = || rig.ours(&["list-processes", "main"]).stdout;
+    wait("a receiver", running, || running().contains("receive-wal"));
+    wait("a stream", || rig.world.log(), || rig.receiver_state().starts_with("streaming"));
+    let closed = rig.write(10);
+    rig.wait_archived(&closed);
+    let again = rig.ours(&["cron"]);
+    assert!(!again.stdout.contains("Starting streaming archiver"), "{again}");
+    rig.world.server("main").option("archiver", "on").option("streaming_archiver", "off");
+    let off = rig.ours(&["cron"]);
+    assert!(off.stdout.contains("Stopped process receive-wal("), "{off}");
+    assert!(!rig.ours(&["list-processes", "main"]).stdout.contains("receive-wal"));
+}
+
+/// WAL that the server has no longer is said, with what to do; nothing is skipped in silence.
+#[test]
+fn wal_that_is_gone_is_said() {
+    let Some(_) = pg::require(15) else { return };
+    let cluster = server(15).conf("wal_keep_size", "0").conf("min_wal_size", "2MB").start().unwrap();
+    let conninfo = cluster.conninfo();
+    let rig = Rig::over(cluster, &conninfo);
+    let mut receiver = rig.receive();
+    receiver.wait_log("starting log streaming at");
+    let first = rig.write(10);
+    rig.wait_archived(&first);
+    receiver.interrupt();
+    rig.cluster.psql("SELECT pg_drop_replication_slot('barman')").unwrap();
+    for _ in 0..4 {
+        rig.write(9000);
+        rig.cluster.psql("CHECKPOINT").unwrap();
+    }
+    let mut receiver = rig.receive();
+    assert_eq!(receiver.wait(), Some(1), "{}", receiver.log());
+    let log = receiver.log();
+    assert!(
+        log.contains("has no longer the WAL from") && log.contains("barman receive-wal --reset main"),
+        "{log}"
+    );
+    let reset = rig.ours(&["receive-wal", "--reset", "main"]);
+    assert!(reset.stdout.contains("Creating status file"), "{reset}");
+    let receiver = rig.receive();
+    receiver.wait_log("starting log streaming at");
+    let closed = rig.write(10);
+    rig.wait_archived(&closed);
+    assert!(rig.compare() >= 1);
+}
+
+/// Another cluster behind the same address is not received from.
+#[test]
+fn another_cluster_is_refused() {
+    let Some(_) = pg::require(15) else { return };
+    let mut rig = Rig::new(15);
+    let mut receiver = rig.receive();
+    receiver.wait_log("starting log streaming at");
+    let closed = rig.write(10);
+    rig.wait_archived(&closed);
+    receiver.interrupt();
+    let before = names(&rig.streaming_dir());
+    let other = server(15).fresh_initdb().start().unwrap();
+    rig.world.server("main").conninfo(other.conninfo()).option("streaming_conninfo", other.conninfo());
+    let mut receiver = rig.receive();
+    assert_eq!(receiver.wait(), Some(1), "{}", receiver.log());
+    assert!(receiver.log().contains("has the system identifier"), "{}", receiver.log());
+    assert_eq!(names(&rig.streaming_dir()), before);
+}

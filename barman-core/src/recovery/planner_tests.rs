@@ -77,7 +77,8 @@ fn plan(
     histories: &[TimelineHistory],
     wals: &[WalEntry],
 ) -> Result<RecoveryPlan, PlanError> {
-    StandardPlanner.plan(request, &Facts { backup, histories, wals, last_record: &last_record, unfinished: &|_| None })
+    StandardPlanner
+        .plan(request, &Facts { backup, histories, wals, last_record: &last_record, unfinished: &|_| None })
 }
 
 fn copied(plan: &RecoveryPlan) -> Vec<String> {

@@ -108,6 +108,15 @@ pub enum ServerError {
         #[source]
         source: LockError,
     },
+    /// A receiver runs, whose place to go on cannot be changed.
+    #[error("Unable to reset the status of receive-wal for server {server}. Process is still running")]
+    ResetBlocked {
+        /// The server.
+        server: ServerName,
+        /// Who holds the lock, since when and why.
+        #[source]
+        source: LockError,
+    },
     /// WAL cannot be streamed from the server.
     #[error(
         "Impossible to start WAL streaming. Check the log for more details, or run 'barman check {server}'\n\

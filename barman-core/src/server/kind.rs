@@ -54,7 +54,9 @@ impl ServerError {
             Self::Usage(_) => ErrorKind::Usage,
             Self::NotReady { .. } | Self::WalNotReceived { .. } => ErrorKind::Incomplete,
             Self::WalRefused { .. } => ErrorKind::Corrupt,
-            Self::BackupRunning { .. } | Self::ReceiverRunning { .. } => ErrorKind::Busy,
+            Self::BackupRunning { .. } | Self::ReceiverRunning { .. } | Self::ResetBlocked { .. } => {
+                ErrorKind::Busy
+            }
             Self::NoSlot { .. } => ErrorKind::NotFound,
             Self::NotStreaming { .. } | Self::WalGone { .. } => ErrorKind::Incomplete,
             Self::OtherCluster { .. } => ErrorKind::Conflict,

@@ -5,7 +5,7 @@ use camino::Utf8PathBuf;
 use super::{Server, ServerError};
 use crate::ctx::{Cancel, Ctx};
 use crate::io::{LockError, LockName};
-use crate::model::{Lsn, SegmentName, WalFileName};
+use crate::model::{SegmentName, WalFileName};
 use crate::pg::{ReplicationSlot, Session};
 
 /// SQLSTATEs of slots: there already, not there, in use.
@@ -136,13 +136,13 @@ impl Server {
     /// unfinished segment that has content will be archived as `.partial`.
     ///
     /// # Errors
-    /// [`ServerError::AheadOfServer`] when more was received than the server has; [`ServerError::ReceiverRunning`].
+    /// [`ServerError::AheadOfServer`] when more was received than the server has; [`ServerError::ResetBlocked`].
     pub fn reset_receiver(&self, ctx: &Ctx<'_>) -> Result<Reset, ServerError> {
         self.enabled()?;
         let lock = LockName::WalReceive(self.name().clone());
         let _lock = match self.locks.try_lock(&lock, "resetting the receiver of WAL", ctx) {
             Err(source @ LockError::Busy { .. }) => {
-                return Err(ServerError::ReceiverRunning { server: self.name().clone(), source });
+                return Err(ServerError::ResetBlocked { server: self.name().clone(), source });
             }
             other => other?,
         };
@@ -156,18 +156,18 @@ impl Server {
         let target = SegmentName::containing(identity.timeline, kept.unwrap_or(identity.position), size);
         let streamed = self.wal.streamed()?;
         let newest = streamed.iter().rev().find_map(|name| match *name {
-            WalFileName::Partial(name) => Some((name, name)),
-            WalFileName::Segment(name) => Some((name, name.next(size)?)),
+            WalFileName::Partial(name) => Some(name),
+            WalFileName::Segment(name) => name.next(size),
             _ => None,
         });
-        if let Some((_, next)) = newest {
-            if next == target {
-                return Ok(Reset::Aligned);
-            }
-            let start = next.start(size).unwrap_or(Lsn::new(0));
-            if next.timeline >= identity.timeline && start > identity.position {
-                return Err(ServerError::AheadOfServer { ours: start, server: identity.position });
-            }
+        // With nothing here a receiver begins where the server keeps WAL from anyway.
+        let Some(next) = newest else { return Ok(Reset::Aligned) };
+        if next == target {
+            return Ok(Reset::Aligned);
+        }
+        let start = next.start(size).unwrap_or_default();
+        if next.timeline >= identity.timeline && start > identity.position {
+            return Err(ServerError::AheadOfServer { ours: start, server: identity.position });
         }
         let mut removed = None;
         // Later ones would be gone on with; an empty one says nothing.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::intake::LocalIntake;
 use super::{
-    PartialWal, Reclaimed, Shared, WalArchive, WalEntry, WalError, WalIntake, WalPaths, WalRange, directory, index,
-    stored,
+    PartialWal, Reclaimed, Shared, WalArchive, WalEntry, WalError, WalIntake, WalPaths, WalRange, directory,
+    index, stored,
 };
 use crate::codec::{Compressor, CustomFilters};
 use crate::ctx::{Cancel, Clock, Ctx, Silent};

@@ -25,7 +25,8 @@ pub use layout::WalPaths;
 pub use local::{Compression, EarlierClusters, LocalWalArchive, Rebuilt, WalOptions};
 pub use parcel::{Parcel, ParcelSums};
 pub use port::{
-    Incoming, IntakeReport, PartialWal, Reclaimed, Taken, TakenHow, WalArchive, WalEntry, WalError, WalIntake, WalRange,
+    Incoming, IntakeReport, PartialWal, Reclaimed, Taken, TakenHow, WalArchive, WalEntry, WalError,
+    WalIntake, WalRange,
 };
 pub use put::Delivery;
 pub use receiver::{OnSegment, Receiver};

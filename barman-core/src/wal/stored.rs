@@ -288,9 +288,7 @@ pub(super) fn examine(
                 validator.push(bytes);
             }
             None => {
-                validator
-                    .insert(shared.validator(name, Completeness::Partial, clusters, bytes)?)
-                    .push(bytes);
+                validator.insert(shared.validator(name, Completeness::Partial, clusters, bytes)?).push(bytes);
             }
         }
     }
