@@ -5,6 +5,7 @@ mod archive_wal;
 mod backup;
 mod check;
 mod check_backup;
+mod check_wal_archive;
 mod config_switch;
 mod cron;
 mod delete;
@@ -23,6 +24,7 @@ mod processes;
 mod put_wal;
 mod receive_wal;
 mod rebuild_xlogdb;
+mod replication_status;
 mod restore;
 mod restore_later;
 mod show_backup;
@@ -46,6 +48,8 @@ pub(crate) enum Command {
     Check(check::Arguments),
     /// Check that a backup has all its WAL.
     CheckBackup(check_backup::Arguments),
+    /// Check that the archive of a server is empty, before its first use.
+    CheckWalArchive(check_wal_archive::Arguments),
     /// Put a configuration model over a server's configuration.
     ConfigSwitch(config_switch::Arguments),
     /// Do what is due for all servers; to be run every minute.
@@ -77,6 +81,8 @@ pub(crate) enum Command {
     ReceiveWal(receive_wal::Arguments),
     /// Make the index of the WAL archive anew from its files.
     RebuildXlogdb(rebuild_xlogdb::Arguments),
+    /// Show who streams from one or more servers.
+    ReplicationStatus(replication_status::Arguments),
     /// Restore a backup, to its end or to a point in time.
     #[command(visible_alias = "recover")]
     Restore(Box<restore::Arguments>),
@@ -101,9 +107,6 @@ pub(crate) enum Command {
     #[command(hide = true)]
     NativeMan(generated::Man),
 
-    /// Check a server's archive before its first use (not in this version).
-    #[command(hide = true)]
-    CheckWalArchive(later::Arguments),
     /// Archive WAL to the cloud (not in this version).
     #[command(hide = true)]
     CloudWalArchive(later::Arguments),
@@ -122,9 +125,6 @@ pub(crate) enum Command {
     /// Import a backup (not in this version).
     #[command(hide = true)]
     ImportBackup(later::Arguments),
-    /// Show the clients of replication (not in this version).
-    #[command(hide = true)]
-    ReplicationStatus(later::Arguments),
     /// Copy a backup from another Barman (not in this version).
     #[command(hide = true)]
     SyncBackup(later::Arguments),
@@ -165,6 +165,8 @@ pub(crate) fn run(command: Command, app: &App) -> Result<(), Failure> {
         Command::LockDirectoryCleanup(arguments) => lock_directory_cleanup::run(&arguments, app),
         Command::PutWal(arguments) => put_wal::run(&arguments, app),
         Command::RebuildXlogdb(arguments) => rebuild_xlogdb::run(&arguments, app),
+        Command::CheckWalArchive(arguments) => check_wal_archive::run(&arguments, app),
+        Command::ReplicationStatus(arguments) => replication_status::run(&arguments, app),
         Command::ReceiveWal(arguments) => receive_wal::run(&arguments, app),
         Command::SwitchWal(arguments) => switch_wal::run(&arguments, app),
         Command::TerminateProcess(arguments) => processes::terminate(&arguments, app),
@@ -177,14 +179,12 @@ pub(crate) fn run(command: Command, app: &App) -> Result<(), Failure> {
         Command::Status(arguments) => status::run(&arguments, app),
         Command::NativeCompletions(arguments) => generated::completions(&arguments),
         Command::NativeMan(arguments) => generated::man(&arguments),
-        Command::CheckWalArchive(_) => later::refuse("check-wal-archive"),
         Command::CloudWalArchive(_) => later::refuse("cloud-wal-archive"),
         Command::CloudWalRestore(_) => later::refuse("cloud-wal-restore"),
         Command::ConfigUpdate(_) => later::refuse("config-update"),
         Command::ExportBackup(_) => later::refuse("export-backup"),
         Command::GenerateManifest(_) => later::refuse("generate-manifest"),
         Command::ImportBackup(_) => later::refuse("import-backup"),
-        Command::ReplicationStatus(_) => later::refuse("replication-status"),
         Command::SyncBackup(_) => later::refuse("sync-backup"),
         Command::SyncInfo(_) => later::refuse("sync-info"),
         Command::SyncWals(_) => later::refuse("sync-wals"),

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use barman_testkit::pg;
+use barman_testkit::pg::{self, Cluster};
 use barman_testkit::world::Run;
 
 use super::rig::{Rig, server, wait};
@@ -169,4 +169,73 @@ fn another_cluster_is_refused() {
     assert_eq!(receiver.wait(), Some(1), "{}", receiver.log());
     assert!(receiver.log().contains("has the system identifier"), "{}", receiver.log());
     assert_eq!(names(&rig.streaming_dir()), before);
+}
+
+/// `replication-status`, `check-wal-archive`, and `switch-wal` on a standby, beside Barman's.
+#[test]
+fn who_streams_and_what_is_archived() {
+    let Some(_) = pg::require(15) else { return };
+    let mut rig = Rig::new(15);
+    let archived = |rig: &Rig| {
+        for arguments in [
+            &["check-wal-archive", "main"][..],
+            &["check-wal-archive", "--timeline", "1", "main"],
+            &["check-wal-archive", "--timeline", "2", "main"],
+            &["-f", "json", "check-wal-archive", "main"],
+            &["-f", "json", "check-wal-archive", "--timeline", "2", "main"],
+        ] {
+            let (ours, theirs) = (rig.world.barman(arguments).unwrap(), rig.world.oracle(arguments).unwrap());
+            assert_eq!(
+                (ours.code(), &ours.stdout, &ours.stderr),
+                (theirs.code(), &theirs.stdout, &theirs.stderr)
+            );
+        }
+    };
+    archived(&rig);
+    let standby = Cluster::standby_of(&rig.cluster).unwrap();
+    rig.world
+        .server("standby")
+        .conninfo(standby.conninfo())
+        .option("primary_conninfo", rig.cluster.conninfo())
+        .option("backup_method", "local-rsync")
+        .option("archiver", "on")
+        .option("backup_options", "concurrent_backup");
+    let conninfo = rig.cluster.conninfo_tcp();
+    rig.world.server("main").option("streaming_conninfo", conninfo);
+    let receiver = rig.receive();
+    wait("a stream", || receiver.log(), || rig.receiver_state().starts_with("streaming"));
+    let closed = rig.write(100);
+    rig.wait_archived(&closed);
+    archived(&rig);
+    // Nothing is written any more; what the clients have may move for a moment.
+    for arguments in [
+        &["replication-status", "main"][..],
+        &["replication-status", "--minimal", "main"],
+        &["replication-status", "--target", "hot-standby", "main"],
+        &["replication-status", "--target", "wal-streamer", "main"],
+        &["replication-status", "--target", "wal-streamer", "--minimal", "main"],
+        &["replication-status", "--source", "wal-host", "main"],
+        &["-f", "json", "replication-status", "main"],
+        &["-f", "json", "replication-status", "--minimal", "main"],
+        &["replication-status", "standby"],
+        &["replication-status", "--minimal", "--target", "hot-standby", "standby"],
+        &["-f", "json", "replication-status", "standby"],
+    ] {
+        let both = || {
+            let theirs = rig.world.oracle(arguments).unwrap();
+            let ours = rig.world.barman(arguments).unwrap();
+            ((ours.code(), ours.stdout, ours.stderr), (theirs.code(), theirs.stdout, theirs.stderr))
+        };
+        let same = (0..5).any(|_| {
+            let (ours, theirs) = both();
+            ours == theirs
+        });
+        let (ours, theirs) = both();
+        assert!(same, "{arguments:?}\n{ours:?}\n{theirs:?}");
+    }
+    // The primary closes the segment for its standby.
+    rig.cluster.psql("INSERT INTO t VALUES (0, 'something to close')").unwrap();
+    let switched = rig.ours(&["switch-wal", "standby"]);
+    assert!(switched.stdout.starts_with("The WAL file 0000000100000000"), "{switched}");
+    assert!(switched.stdout.ends_with("has been closed on server 'standby'\n"), "{switched}");
 }

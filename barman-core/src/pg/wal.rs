@@ -46,6 +46,15 @@ impl Session {
         Ok(Some(WalPosition { lsn: row.parse("lsn")?, file }))
     }
 
+    /// What a standby received last; `None` when it received nothing.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub fn received_wal(&mut self) -> Result<Option<Lsn>, PgError> {
+        let function = self.wal_function("pg_last_wal_receive_lsn", "pg_last_xlog_receive_location");
+        self.query_one(&format!("SELECT pg_catalog.{function}() AS lsn"))?.single()?.optional("lsn")
+    }
+
     /// Closes the current segment.
     ///
     /// # Errors

@@ -210,6 +210,14 @@ pub enum ServerError {
         #[source]
         source: PgError,
     },
+    /// The archive has WAL already.
+    #[error("WAL archive check failed for server {server}: {what}")]
+    ArchiveInUse {
+        /// The server.
+        server: ServerName,
+        /// What there is.
+        what: String,
+    },
     /// A process was not ended.
     #[error("Termination of {task} failed: {reason} for server {server}")]
     NotTerminated {

@@ -25,11 +25,13 @@ mod processes;
 mod prune;
 mod put_wal;
 mod receive;
+mod replication;
 mod restore;
 mod slots;
 mod switch_wal;
 mod status;
 mod wal_stats;
+mod wal_view;
 
 use std::sync::Arc;
 
@@ -57,6 +59,7 @@ pub use kind::ErrorKind;
 pub use listing::{CopyFigures, ListedBackup, Overview, ShownBackup, copy_figures, saved};
 pub use processes::Process;
 pub use prune::Pruned;
+pub use replication::{ReplicationSource, ReplicationStatus, ReplicationTarget};
 pub use restore::{RestoreOptions, RestoreOutcome};
 pub use slots::Reset;
 pub use status::StatusLine;

@@ -23,7 +23,7 @@ pub enum Switch {
 }
 
 impl Server {
-    /// Closes the current segment. With `force` a checkpoint is written first, so that there is something to close.
+    /// Closes the current segment; that of the primary where `conninfo` leads to a standby and `primary_conninfo` is set. With `force` a checkpoint is written first, so that there is something to close.
     ///
     /// # Errors
     /// [`ServerError::MayNotForce`], [`ServerError::Switch`], or no connection.
@@ -31,7 +31,14 @@ impl Server {
         self.enabled()?;
         let mut session = self.session()?;
         if session.is_in_recovery()? {
-            return Ok(Switch::Standby);
+            // Its primary closes the segment for it.
+            let Some(primary) = self.config.options.primary_conninfo.as_deref() else {
+                return Ok(Switch::Standby);
+            };
+            session = self.session_by(primary)?;
+            if session.is_in_recovery()? {
+                return Ok(Switch::Standby);
+            }
         }
         if force {
             if !session.privileges()?.checkpoint {
