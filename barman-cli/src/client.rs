@@ -12,7 +12,7 @@ pub(crate) const VERSION: &str =
 pub(crate) const SSH_FAILED: i32 = 255;
 
 /// Where the other `barman` is.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Remote {
     /// The user that Barman runs as on its host.
     #[arg(short = 'U', long, default_value = "barman", value_name = "USER")]
@@ -29,6 +29,9 @@ pub(crate) struct Remote {
     /// The name of this server in Barman's configuration.
     #[arg(value_name = "SERVER_NAME")]
     pub(crate) server: String,
+    /// Further options of ssh, for a connection that is shared.
+    #[arg(skip)]
+    pub(crate) sharing: Vec<String>,
 }
 
 impl Remote {
@@ -37,13 +40,18 @@ impl Remote {
         let mut line = vec!["barman".to_owned()];
         line.extend(self.config.as_ref().map(|config| format!("--config={}", quote(config))));
         line.extend(words.iter().map(|word| quote(word).to_string()));
+        self.shell(&line.join(" "))
+    }
+
+    /// The command that runs a line of its shell there.
+    pub(crate) fn shell(&self, line: &str) -> Command {
         let mut ssh = Command::new("ssh");
         if let Some(port) = self.port {
             ssh.args(["-p", &port.to_string()]);
         }
         // Nobody is there to answer a question. Everything else is as the user's ssh_config has it, host keys above all.
         ssh.args(["-q", "-T", "-o", "BatchMode=yes"]);
-        ssh.arg("--").arg(format!("{}@{}", self.user, self.host)).arg(line.join(" "));
+        ssh.args(&self.sharing).arg("--").arg(format!("{}@{}", self.user, self.host)).arg(line);
         ssh.stdin(Stdio::null());
         ssh
     }

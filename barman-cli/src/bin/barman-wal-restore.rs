@@ -2,9 +2,11 @@
 
 #[path = "../client.rs"]
 mod client;
+#[path = "../spool.rs"]
+mod spool;
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Seek, Write};
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
@@ -14,7 +16,9 @@ use barman_core::server::Caller;
 use camino::{Utf8Path, Utf8PathBuf};
 use clap::Parser;
 
+use barman_core::model::SegmentName;
 use client::{Remote, SSH_FAILED, fail, status_of};
+use spool::{Cluster, Fetched, Spool};
 
 /// Trouble is met again after each of these pauses before the server is told.
 const PAUSES: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(3)];
@@ -41,12 +45,19 @@ struct Arguments {
     /// Wait so many seconds after a failure.
     #[arg(short, long, value_name = "SECONDS")]
     sleep: Option<u64>,
-    /// How many files to fetch at a time. This version fetches one a call, whatever is given.
-    #[arg(short, long, value_name = "JOBS")]
+    /// Fetch so many files ahead, at the same time, while the server replays. A process of its own does it, which ends when
+    /// nobody has asked for a minute.
+    #[arg(short, long, value_name = "JOBS", value_parser = clap::value_parser!(u32).range(..=64))]
     parallel: Option<u32>,
-    /// Where files that were fetched ahead would wait; not used by this version.
+    /// Where files that were fetched ahead wait.
     #[arg(long, value_name = "DIRECTORY", default_value = "/var/tmp/walrestore")]
     spool_dir: Utf8PathBuf,
+    /// Be the process that fetches ahead.
+    #[arg(long, hide = true)]
+    native_prefetch: bool,
+    /// How many seconds that process waits for another call.
+    #[arg(long, hide = true, value_name = "SECONDS", default_value_t = 60)]
+    native_idle: u64,
     /// Take the unfinished last segment of a lost primary, too.
     #[arg(short = 'P', long)]
     partial: bool,
@@ -99,14 +110,47 @@ fn run(arguments: &Arguments) -> u8 {
     if dest.is_dir() {
         return fail(&format!("WAL_DEST cannot be a directory: {dest}"), 3);
     }
-    let caller = match std::env::current_dir().ok().and_then(|d| Utf8PathBuf::from_path_buf(d).ok()) {
-        Some(directory) => Caller::of(&directory, &RealDisk),
-        None => Caller::Unknown,
+    // PostgreSQL runs it in its data directory.
+    let pgdata = std::env::current_dir().ok().and_then(|d| Utf8PathBuf::from_path_buf(d).ok());
+    let caller = pgdata.as_deref().map_or(Caller::Unknown, |directory| Caller::of(directory, &RealDisk));
+    let cluster = pgdata.as_deref().map(Cluster::of).unwrap_or_default();
+    let spool = match arguments.parallel {
+        Some(1..) => {
+            Spool::open(&arguments.spool_dir, remote, pgdata.as_deref().unwrap_or(Utf8Path::new("/")))
+        }
+        _ => Err(io::ErrorKind::NotFound.into()),
     };
+    let spool = match spool {
+        Ok(spool) => Some(spool),
+        Err(error) => {
+            // Without it everything works, only slower.
+            if arguments.parallel.is_some_and(|n| n > 0) {
+                let _ = writeln!(io::stderr(), "WARNING: nothing is fetched ahead: {error}");
+            }
+            None
+        }
+    };
+    if arguments.native_prefetch {
+        return prefetch(arguments, spool.as_ref(), cluster);
+    }
+    if let Some(spool) = &spool
+        && let Ok(segment) = arguments.wal_name.parse::<SegmentName>()
+        && matches!(spool.take(&segment.to_string(), cluster, dest), Ok(true))
+    {
+        announce(spool, segment, dest);
+        return 0;
+    }
     let mut pauses = PAUSES.into_iter();
     loop {
-        let trouble = match attempt(arguments) {
-            Ok(()) => return 0,
+        let trouble = match attempt(arguments, cluster) {
+            Ok(()) => {
+                if let Some(spool) = &spool
+                    && let Ok(segment) = arguments.wal_name.parse()
+                {
+                    announce(spool, segment, dest);
+                }
+                return 0;
+            }
             Err(trouble) => trouble,
         };
         match trouble {
@@ -123,6 +167,55 @@ fn run(arguments: &Arguments) -> u8 {
     }
 }
 
+/// Says what was delivered, so that what follows is fetched. Trouble with that is none of the server's.
+fn announce(spool: &Spool, segment: SegmentName, dest: &Utf8Path) {
+    let said = fs::metadata(dest).and_then(|facts| spool.delivered(segment, facts.len()));
+    if let Err(error) = said {
+        let _ = writeln!(io::stderr(), "WARNING: nothing is fetched ahead: {error}");
+    }
+}
+
+/// The work of the process that fetches ahead.
+fn prefetch(arguments: &Arguments, spool: Option<&Spool>, cluster: Cluster) -> u8 {
+    let Some(spool) = spool else { return 2 };
+    let (ahead, idle) =
+        (arguments.parallel.unwrap_or(1) as usize, Duration::from_secs(arguments.native_idle));
+    let done = spool.prefetch(&arguments.remote, ahead, idle, cluster, &|remote, name, file| match fetch(
+        arguments, remote, name, file,
+    )
+    .and_then(|()| unpack_in_place(file))
+    {
+        Ok(()) => Fetched::Plain,
+        Err(Trouble::Absent(_)) => Fetched::Absent,
+        Err(_) => Fetched::Trouble,
+    });
+    u8::from(done.is_err()) * 2
+}
+
+/// What came packed becomes plain.
+fn unpack_in_place(file: &mut File) -> Result<(), Trouble> {
+    let unpacked = || -> io::Result<()> {
+        let mut copy = file.try_clone()?;
+        copy.rewind()?;
+        let mut start = Vec::new();
+        Read::by_ref(&mut copy).take(MAGIC_LEN as u64).read_to_end(&mut start)?;
+        copy.rewind()?;
+        let algorithm = detect(&start, None).unwrap_or(Algorithm::None);
+        if algorithm == Algorithm::None {
+            return Ok(());
+        }
+        let codec = |error: barman_core::codec::CodecError| io::Error::other(error.to_string());
+        let mut plain = Vec::new();
+        let packing = decompressor(algorithm, None).map_err(codec)?;
+        packing.decoder(Box::new(BufReader::new(copy))).map_err(codec)?.read_to_end(&mut plain)?;
+        let mut file = file.try_clone()?;
+        file.set_len(0)?;
+        file.rewind()?;
+        file.write_all(&plain)
+    };
+    unpacked().map_err(|error| Trouble::Passing(format!("it cannot be unpacked: {error}"), 2))
+}
+
 /// Why a file could not be fetched, and the status that says so.
 enum Trouble {
     /// Barman answered, and has no such file.
@@ -134,32 +227,43 @@ enum Trouble {
 }
 
 /// One login: the file goes to a name beside the destination, and under that of the destination when all of it is there.
-fn attempt(arguments: &Arguments) -> Result<(), Trouble> {
+fn attempt(arguments: &Arguments, cluster: Cluster) -> Result<(), Trouble> {
     let dest = &arguments.wal_dest;
     let cannot =
         |error: io::Error| Trouble::Final(format!("Cannot open '{dest}' (WAL_DEST) for writing: {error}"), 3);
     let directory = dest.parent().filter(|d| !d.as_str().is_empty()).unwrap_or(Utf8Path::new("."));
     let mut packed =
         tempfile::Builder::new().prefix(".barman-wal-restore-").tempfile_in(directory).map_err(cannot)?;
-    fetch(arguments, packed.as_file_mut())?;
+    fetch(arguments, &arguments.remote, &arguments.wal_name, packed.as_file_mut())?;
     let unpacked = unpack(packed.path(), directory).map_err(|error| {
         Trouble::Passing(format!("{} cannot be unpacked: {error}", arguments.wal_name), 2)
     })?;
+    let file = unpacked.unwrap_or(packed);
+    let path = Utf8Path::from_path(file.path()).unwrap_or(dest);
+    // Barman sends what it has, sound or not.
+    match cluster.verify(path, &arguments.wal_name, arguments.partial) {
+        Ok(Ok(())) => {}
+        Ok(Err(reason)) => {
+            let text = format!("The WAL file {} that Barman sent is not sound: {reason}", arguments.wal_name);
+            return Err(Trouble::Passing(text, 2));
+        }
+        Err(error) => return Err(cannot(error)),
+    }
     // PostgreSQL syncs what it takes into pg_wal; a crash before that only makes it ask again.
-    unpacked.unwrap_or(packed).persist(dest).map(drop).map_err(|error| cannot(error.error))
+    file.persist(dest).map(drop).map_err(|error| cannot(error.error))
 }
 
-fn fetch(arguments: &Arguments, to: &mut File) -> Result<(), Trouble> {
-    let remote = &arguments.remote;
+fn fetch(arguments: &Arguments, remote: &Remote, name: &str, to: &mut File) -> Result<(), Trouble> {
     let mut words = vec!["get-wal"];
     let options = [
         (arguments.gzip, "--gzip"),
         (arguments.bzip2, "--bzip2"),
         (arguments.keep_compression, "--keep-compression"),
-        (arguments.partial, "--partial"),
+        // Unfinished segments are for who asks for them now, not for later.
+        (arguments.partial && !arguments.native_prefetch, "--partial"),
     ];
     words.extend(options.into_iter().filter_map(|(wanted, option)| wanted.then_some(option)));
-    words.extend([remote.server.as_str(), &arguments.wal_name]);
+    words.extend([remote.server.as_str(), name]);
     let lost = |error: io::Error| Trouble::Passing(format!("ssh got lost: {error}"), 2);
     let mut ssh = remote
         .command(&words)
@@ -188,7 +292,7 @@ fn fetch(arguments: &Arguments, to: &mut File) -> Result<(), Trouble> {
     let bytes = copied.map_err(|error| Trouble::Passing(format!("Cannot write the WAL file: {error}"), 2))?;
     match status {
         0 if bytes > 0 => Ok(()),
-        0 => Err(Trouble::Passing(format!("The required file is not available: {}", arguments.wal_name), 2)),
+        0 => Err(Trouble::Passing(format!("The required file is not available: {name}"), 2)),
         SSH_FAILED => Err(Trouble::Passing("Connection problem with ssh".to_owned(), 2)),
         1 if said.contains("not found in server") => Err(Trouble::Absent(said)),
         status => {
