@@ -1,9 +1,13 @@
 //! What `barman-wal-archive` and `barman-wal-restore` have in common: a `barman` on another host, over ssh, one login a call.
 
+use std::fs::{self, DirBuilder};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::process::{Command, Stdio};
 
 use barman_core::transport::quote;
+use camino::{Utf8Path, Utf8PathBuf};
+use sha2::{Digest, Sha256};
 
 /// What `--version` prints after the name: the version of Barman that the command is compatible with comes first.
 pub(crate) const VERSION: &str =
@@ -55,6 +59,38 @@ impl Remote {
         ssh.stdin(Stdio::null());
         ssh
     }
+}
+
+/// A directory of ours alone under a shared one, apart for what `parts` and the port say. It is made when it is not there.
+///
+/// # Errors
+/// When it cannot be made, or when somebody else could have put something into it: then nothing in it may be believed.
+pub(crate) fn private_directory(
+    base: &Utf8Path,
+    parts: &[&str],
+    port: Option<u16>,
+) -> io::Result<Utf8PathBuf> {
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update(part.as_bytes());
+        digest.update([0]);
+    }
+    digest.update(port.unwrap_or(22).to_be_bytes());
+    let name: String = digest.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+    // Barman's own clients keep their files in the shared directory itself.
+    let dir = base.join(format!("native-{name}"));
+    DirBuilder::new().recursive(true).mode(0o755).create(base)?;
+    match DirBuilder::new().mode(0o700).create(&dir) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        other => other?,
+    }
+    let found = fs::symlink_metadata(&dir)?;
+    let own = rustix::process::geteuid().as_raw();
+    if found.is_dir() && found.uid() == own && found.mode() & 0o022 == 0 {
+        return Ok(dir);
+    }
+    let text = format!("{dir} belongs to somebody else, or others may write there");
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
 }
 
 /// Prints an error and gives the exit status.

@@ -5,9 +5,9 @@
 //! and ends when nobody has asked for a minute. A file has its name in the spool only when it was found sound and is
 //! durable.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
@@ -18,9 +18,8 @@ use barman_core::format::wal_page::{Completeness, Expectations, FirstPage, Valid
 use barman_core::model::{SegmentName, SegmentSize, SystemId};
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::fs::{FlockOperation, flock};
-use sha2::{Digest, Sha256};
 
-use crate::client::Remote;
+use crate::client::{Remote, private_directory};
 
 /// How often it looks whether somebody asked.
 const LOOK: Duration = Duration::from_millis(20);
@@ -122,27 +121,8 @@ impl Spool {
     /// # Errors
     /// When it cannot be made, or is not ours alone: then nothing may be taken from it.
     pub(crate) fn open(base: &Utf8Path, remote: &Remote, pgdata: &Utf8Path) -> io::Result<Self> {
-        let mut digest = Sha256::new();
-        for part in [&remote.user, &remote.host, &remote.server, pgdata.as_str()] {
-            digest.update(part.as_bytes());
-            digest.update([0]);
-        }
-        digest.update(remote.port.unwrap_or(22).to_be_bytes());
-        let name: String = digest.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect();
-        // Barman's own client keeps its files in the directory itself.
-        let dir = base.join(format!("native-{name}"));
-        DirBuilder::new().recursive(true).mode(0o755).create(base)?;
-        match DirBuilder::new().mode(0o700).create(&dir) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            other => other?,
-        }
-        let found = fs::symlink_metadata(&dir)?;
-        let ours =
-            found.is_dir() && found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o022 == 0;
-        if !ours {
-            let text = format!("{dir} belongs to somebody else, or others may write there");
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
-        }
+        let parts = [&remote.user, &remote.host, &remote.server, pgdata.as_str()];
+        let dir = private_directory(base, &parts, remote.port)?;
         Ok(Self { dir })
     }
 

@@ -272,7 +272,11 @@ fn a_server_archives_and_recovers_through_both() {
     let Some(line) = Line::to(&world, &world.path().join("bin")) else { return };
     let (user, bin) = (line.sshd.account().name.clone(), world.path().join("bin"));
     let remote = format!("-U {user} -c {} 127.0.0.1 main", world.config_path());
-    let archive = format!("PATH={} {bin}/barman-wal-archive --zstd {remote} %p", world.search_path());
+    let state = world.path().join("state");
+    let archive = format!(
+        "PATH={} {bin}/barman-wal-archive --zstd --native-state-dir {state} {remote} %p",
+        world.search_path()
+    );
     let cluster = Cluster::builder(17)
         .wal_segment_size_mb(1)
         .conf("archive_mode", "on")

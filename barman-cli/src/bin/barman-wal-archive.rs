@@ -2,20 +2,27 @@
 
 #[path = "../client.rs"]
 mod client;
+#[path = "../look_ahead.rs"]
+mod look_ahead;
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::process::{ExitCode, Stdio};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use barman_core::codec::{CodecError, Level, Method, compressor};
 use barman_core::model::FileTime;
 use barman_core::wal::{Parcel, ParcelSums};
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use clap::Parser;
 
 use client::{Remote, SSH_FAILED, fail, status_of};
+use look_ahead::Markers;
 
+/// No exit status: what was sent along may have been the reason of a failure.
+const TRY_ALONE: u8 = 254;
+/// Further files are sent along as long as no more time than this has passed.
+const SPARE: Duration = Duration::from_secs(2);
 /// Bytes packed at a time; each piece is a frame of its own, as the archive has them.
 const FRAME: u64 = 16 << 20;
 
@@ -61,6 +68,13 @@ struct Arguments {
     /// How hard to compress: low, medium, high or the algorithm's own number.
     #[arg(long, value_name = "LEVEL", value_parser = level, allow_negative_numbers = true)]
     compression_level: Option<Level>,
+    /// Send this file only. Else up to 8 further files that PostgreSQL has marked as ready are sent along, over the same
+    /// connection, if that takes no more than 2 seconds, and their own calls end at once.
+    #[arg(long)]
+    native_no_look_ahead: bool,
+    /// Where it is noted which files were sent along.
+    #[arg(long, value_name = "DIRECTORY", default_value = "/var/tmp/walarchive")]
+    native_state_dir: Utf8PathBuf,
     /// The WAL file; what PostgreSQL puts in place of %p.
     #[arg(value_name = "WAL_PATH")]
     wal_path: Utf8PathBuf,
@@ -91,8 +105,29 @@ fn run(arguments: &Arguments) -> u8 {
     if path.is_dir() {
         return fail(&format!("WAL_PATH cannot be a directory: {path}"), 2);
     }
+    let name = path.file_name().unwrap_or_default();
+    let markers = (!arguments.native_no_look_ahead)
+        .then(|| Markers::open(&arguments.native_state_dir, remote, path))
+        .flatten();
+    if markers.as_ref().is_some_and(|markers| markers.answers(name)) {
+        return 0;
+    }
+    let ahead = markers.as_ref().map(|markers| markers.ready_after(name)).unwrap_or_default();
+    if ahead.is_empty() {
+        return deliver(arguments, None, &[]);
+    }
+    match deliver(arguments, markers.as_ref(), &ahead) {
+        // One of those that were sent along may be what the other side does not want.
+        TRY_ALONE => deliver(arguments, None, &[]),
+        status => status,
+    }
+}
+
+/// Sends the file, and along with it what is ready, as long as there is time.
+fn deliver(arguments: &Arguments, markers: Option<&Markers>, ahead: &[String]) -> u8 {
+    let (remote, path) = (&arguments.remote, &arguments.wal_path);
     // What can go wrong here goes wrong before anybody is disturbed.
-    let content = match Content::read(arguments) {
+    let content = match Content::read(arguments, path) {
         Ok(content) => content,
         Err(error) => return fail(&format!("Cannot read {path}: {error}"), 2),
     };
@@ -101,18 +136,58 @@ fn run(arguments: &Arguments) -> u8 {
         Ok(ssh) => ssh,
         Err(error) => return fail(&format!("ssh cannot be executed: {error}"), 2),
     };
-    let sent = ssh.stdin.take().map_or(Ok(()), |stdin| content.send(stdin, arguments.md5));
+    let mut along = Vec::new();
+    let sent = ssh.stdin.take().map_or(Ok(()), |stdin| {
+        let sums = if arguments.md5 { ParcelSums::Md5 } else { ParcelSums::Sha256 };
+        let mut parcel = Parcel::new(BufWriter::with_capacity(256 << 10, stdin), sums);
+        // A timeline that others need to know of goes first.
+        let (histories, others) =
+            ahead.split_at(ahead.iter().take_while(|n| n.ends_with(".history")).count());
+        let began = Instant::now();
+        for name in histories {
+            send_along(arguments, markers, name, &mut parcel, &mut along)?;
+        }
+        content.send(&mut parcel)?;
+        for name in others.iter().take_while(|_| began.elapsed() < SPARE) {
+            send_along(arguments, markers, name, &mut parcel, &mut along)?;
+        }
+        parcel.finish().map(drop)
+    });
     let status = match ssh.wait() {
         Ok(status) => status_of(status),
         Err(error) => return fail(&format!("ssh got lost: {error}"), 2),
     };
     match (status, sent) {
-        (0, Ok(())) => 0,
+        (0, Ok(())) => {
+            for (name, identity) in &along {
+                // Without its marker it is sent again, which is no error.
+                let _ = markers.map(|markers| markers.sent(name, identity));
+            }
+            0
+        }
+        (status, _) if !ahead.is_empty() && status != SSH_FAILED => TRY_ALONE,
         // The other side said yes to something that was not all of it.
         (0, Err(error)) => fail(&format!("Cannot send {path}: {error}"), 2),
         (SSH_FAILED, _) => fail("Connection problem with ssh", 3),
         (status, _) => fail("Remote 'barman put-wal' command has failed!", u8::try_from(status).unwrap_or(2)),
     }
+}
+
+/// Adds a file that was not asked for yet, unless it is gone meanwhile.
+fn send_along(
+    arguments: &Arguments,
+    markers: Option<&Markers>,
+    name: &str,
+    parcel: &mut Parcel<impl Write>,
+    along: &mut Vec<(String, String)>,
+) -> io::Result<()> {
+    let Some(markers) = markers else { return Ok(()) };
+    // What cannot be read now is left to its own call.
+    let Ok(identity) = markers.identity(name) else { return Ok(()) };
+    let Ok(content) = Content::read(arguments, &markers.path(name)) else { return Ok(()) };
+    content.send(parcel)?;
+    along.push((name.to_owned(), identity));
+    Ok(())
 }
 
 /// A file to send. Packed ones have their size beforehand, so they are packed into a temporary file that has no name.
@@ -124,8 +199,7 @@ struct Content {
 }
 
 impl Content {
-    fn read(arguments: &Arguments) -> io::Result<Self> {
-        let path = &arguments.wal_path;
+    fn read(arguments: &Arguments, path: &Utf8Path) -> io::Result<Self> {
         let mut file = File::open(path)?;
         let facts = file.metadata()?;
         let mtime = facts.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -142,11 +216,8 @@ impl Content {
         Ok(Self { name, size, mtime, file })
     }
 
-    fn send(self, stdin: impl Write, md5: bool) -> io::Result<()> {
-        let sums = if md5 { ParcelSums::Md5 } else { ParcelSums::Sha256 };
-        let mut parcel = Parcel::new(BufWriter::with_capacity(256 << 10, stdin), sums);
-        parcel.add(&self.name, self.size, self.mtime, BufReader::with_capacity(256 << 10, self.file))?;
-        parcel.finish().map(drop)
+    fn send(self, parcel: &mut Parcel<impl Write>) -> io::Result<()> {
+        parcel.add(&self.name, self.size, self.mtime, BufReader::with_capacity(256 << 10, self.file))
     }
 }
 

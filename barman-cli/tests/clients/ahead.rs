@@ -205,3 +205,89 @@ fn a_server_recovers_through_the_spool() {
     let segments = names(&world.home().join("main/wals/0000000100000000")).len();
     assert!(made < segments, "{made} logins for {segments} segments");
 }
+
+/// A server's WAL directory with segments that are ready.
+fn ready(home: &Home, numbers: std::ops::RangeInclusive<u64>) -> Utf8PathBuf {
+    let pg_wal = home.world.path().join("pg_wal");
+    let status = pg_wal.join("archive_status");
+    fs::create_dir_all(&status).unwrap();
+    for number in numbers {
+        fs::write(pg_wal.join(segment(number)), wal(number)).unwrap();
+        fs::write(status.join(format!("{}.ready", segment(number))), "").unwrap();
+    }
+    home.world.account().own_tree(&pg_wal).unwrap();
+    pg_wal
+}
+
+fn send(home: &Home, line: &Line, options: &[&str], path: &Utf8Path) -> Run {
+    let state = home.world.path().join("state");
+    let words =
+        [&["--native-state-dir", state.as_str()], options, &["127.0.0.1", "main", path.as_str()]].concat();
+    line.run(&home.world, "barman-wal-archive", &words)
+}
+
+/// What is ready goes along, over one login, and its own call says at once that the other side has it.
+#[test]
+fn i2_wal_is_sent_ahead_and_never_acknowledged_before_it_is_there() {
+    let Some((home, mut line)) = scene(ours) else { return };
+    let pg_wal = ready(&home, 1..=12);
+    fs::write(pg_wal.join("00000002.history"), "1\t0/300000\tno recovery target specified\n").unwrap();
+    fs::write(pg_wal.join("archive_status/00000002.history.ready"), "").unwrap();
+    let incoming = || names(&home.path("incoming"));
+    let run = send(&home, &line, &[], &pg_wal.join(segment(1)));
+    assert_eq!(run.code(), Some(0), "{run}");
+    assert_eq!(line.sshd.logins().unwrap(), 1);
+    let mut expected: Vec<String> = (1..=8).map(segment).collect();
+    expected.push("00000002.history".to_owned());
+    expected.sort();
+    assert_eq!(incoming(), expected);
+    // The server touched one of them, and another one is not what it was.
+    fs::write(pg_wal.join(segment(3)), wal(3)).unwrap();
+    let other = barman_core::format::wal_page::synthetic::switched_segment(
+        barman_core::model::Timeline::FIRST,
+        barman_core::model::SegmentNo::new(4),
+        barman_core::model::SegmentSize::from_bytes(crate::hand_made::SEGMENT).unwrap(),
+        barman_core::model::SystemId::new(crate::hand_made::SYSTEM_ID),
+        barman_core::model::PgVersion::new(170_000),
+        100_000,
+    );
+    fs::write(pg_wal.join(segment(4)), other).unwrap();
+    line.sshd.stop().unwrap();
+    for name in ["00000002.history".to_owned(), segment(2), segment(5), segment(6), segment(7), segment(8)] {
+        let run = send(&home, &line, &[], &pg_wal.join(&name));
+        assert_eq!(run.code(), Some(0), "{name}: {run}");
+        // Only once: whoever asks again gets it sent again.
+        assert_eq!(send(&home, &line, &[], &pg_wal.join(&name)).code(), Some(3), "{name}");
+    }
+    for number in [3, 4, 9] {
+        assert_eq!(send(&home, &line, &[], &pg_wal.join(segment(number))).code(), Some(3), "{number}");
+    }
+    line.sshd.restart().unwrap();
+    let run = send(&home, &line, &["--native-no-look-ahead"], &pg_wal.join(segment(3)));
+    assert_eq!(run.code(), Some(0), "{run}");
+    let conflict = send(&home, &line, &[], &pg_wal.join(segment(4)));
+    assert_eq!(conflict.code(), Some(1), "{conflict}");
+    assert_eq!(marks(&home), Vec::<String>::new(), "a delivery that failed marks nothing");
+}
+
+/// The markers that there are.
+fn marks(home: &Home) -> Vec<String> {
+    let state = home.world.path().join("state");
+    names(&state).iter().flat_map(|dir| names(&state.join(dir))).collect()
+}
+
+/// A file that the other side does not want does not keep the one that was asked for from being stored.
+#[test]
+fn i7_one_unsound_file_ahead_does_not_stop_the_others() {
+    let Some((home, line)) = scene(ours) else { return };
+    let pg_wal = ready(&home, 1..=4);
+    fs::write(pg_wal.join(segment(3)), &wal(3)[..300_000]).unwrap();
+    let run = send(&home, &line, &[], &pg_wal.join(segment(1)));
+    assert_eq!(run.code(), Some(0), "{run}");
+    assert_eq!(names(&home.path("incoming")), [segment(1)]);
+    assert_eq!(line.sshd.logins().unwrap(), 2);
+    assert_eq!(marks(&home), Vec::<String>::new());
+    // Where nothing is ready but the file itself, it goes alone.
+    fs::remove_dir_all(pg_wal.join("archive_status")).unwrap();
+    assert_eq!(send(&home, &line, &[], &pg_wal.join(segment(2))).code(), Some(0));
+}
