@@ -28,6 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ssh: SshEnvironment::default(),
         cancel: cancel.clone(),
         command: "embed_backup".into(),
+        configuration: "/etc/barman.conf".into(),
         workers: 2,
     };
     let server = Server::open(config.server(name)?.clone(), &config.globals, host)?;

@@ -110,6 +110,7 @@ fn protect(home: &Utf8Path, cluster: &Cluster, clock: Arc<dyn Clock>, cancel: &C
         ssh: SshEnvironment::default(),
         cancel: cancel.clone(),
         command: "quickstart".to_owned(),
+        configuration: "/etc/barman.conf".into(),
         workers: 2,
     };
     Ok(Server::open(config.server("main")?.clone(), &config.globals, host)?)

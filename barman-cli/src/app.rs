@@ -83,7 +83,8 @@ pub(crate) fn start(arguments: &Arguments) -> Result<App, Vec<String>> {
     }
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let command = std::env::args().collect::<Vec<_>>().join(" ");
-    let host = Host { disk, clock, environment, ssh, cancel, command, workers };
+    let configuration = config.path.clone();
+    let host = Host { disk, clock, environment, ssh, cancel, command, configuration, workers };
     let screen = Screen::new(Arc::clone(&output));
     Ok(App { config, output, host, screen })
 }

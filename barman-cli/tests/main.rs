@@ -16,6 +16,7 @@ mod clients;
 mod cron;
 mod deleting;
 mod hand_made;
+mod hooks;
 mod kills;
 mod listing;
 mod one_home;

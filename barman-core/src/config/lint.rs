@@ -72,7 +72,7 @@ pub fn refusals(server: &ServerConfig, operation: Operation) -> Vec<String> {
 /// The scripts that are configured, with the operations around which Barman runs them. A backup deletes WAL that is no
 /// longer needed.
 fn hooks(server: &ServerConfig) -> Vec<(&'static str, &'static [Operation])> {
-    use Operation::{Archive, Backup, Delete, Restore};
+    use Operation::{Backup, Delete, Restore};
     let options = &server.options;
     let mut found = Vec::new();
     macro_rules! scripts {
@@ -81,7 +81,6 @@ fn hooks(server: &ServerConfig) -> Vec<(&'static str, &'static [Operation])> {
         };
     }
     scripts!(&[Backup] as &[_]; pre_backup_script pre_backup_retry_script post_backup_script post_backup_retry_script);
-    scripts!(&[Archive] as &[_]; pre_archive_script pre_archive_retry_script post_archive_script post_archive_retry_script);
     scripts!(&[Delete] as &[_]; pre_delete_script pre_delete_retry_script post_delete_script post_delete_retry_script);
     scripts!(&[Backup, Delete] as &[_]; pre_wal_delete_script pre_wal_delete_retry_script post_wal_delete_script
         post_wal_delete_retry_script);

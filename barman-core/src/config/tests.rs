@@ -476,7 +476,6 @@ fn nothing_is_ignored_in_silence() {
         ("encryption=gpg", "encryption", vec![Backup, Archive, Receive]),
         ("primary_ssh_command=ssh b", "primary_ssh_command", vec![Sync]),
         ("pre_backup_script=echo secret", "pre_backup_script", vec![Backup]),
-        ("post_archive_retry_script=x", "post_archive_retry_script", vec![Archive]),
         ("pre_delete_script=x", "pre_delete_script", vec![Delete]),
         ("post_wal_delete_script=x", "post_wal_delete_script", vec![Backup, Delete]),
         ("post_recovery_script=x", "post_recovery_script", vec![]),

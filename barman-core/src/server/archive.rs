@@ -70,12 +70,24 @@ impl Server {
             let limit = usize::try_from(limit).ok().filter(|n| *n > 0);
             let batch = self.wal.batch(source, limit, ctx)?;
             let mut files = Vec::new();
-            if !batch.files.is_empty() {
+            for some in batch.files.chunks(self.files_between_scripts()) {
+                // Scripts run while nothing is held but the archiver's own lock.
                 let mut intake = self.wal.intake(*ctx)?;
-                for file in batch.files {
-                    intake.put(file)?;
+                let mut stopped = None;
+                for file in some {
+                    if let Err(error) = self.before_archiving(file, ctx) {
+                        stopped = Some(error);
+                        break;
+                    }
+                    intake.put(file.clone())?;
                 }
-                files = intake.commit()?.files;
+                // What was begun before a script stopped the run is finished.
+                let taken = intake.commit()?.files;
+                self.after_archiving(&taken, ctx)?;
+                files.extend(taken);
+                if let Some(error) = stopped {
+                    return Err(error);
+                }
             }
             outcome.runs.push(ArchiverRun { source, files, unknown: batch.unknown });
         }

@@ -5,6 +5,7 @@ use crate::catalog::CatalogError;
 use crate::codec::CodecError;
 use crate::config::ConfigError;
 use crate::ctx::Cancelled;
+use crate::hooks::HookError;
 use crate::io::{IoError, LockError};
 use crate::model::{BackupId, ServerName};
 use crate::pg::PgError;
@@ -265,6 +266,9 @@ pub enum ServerError {
     /// A codec cannot be used.
     #[error(transparent)]
     Codec(#[from] CodecError),
+    /// A script of the user stopped the operation.
+    #[error(transparent)]
+    Hook(HookError),
     /// A lock cannot be taken.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -292,6 +296,15 @@ impl From<BackupError> for ServerError {
         match error {
             BackupError::Cancelled(cancelled) => Self::Cancelled(cancelled),
             other => Self::Backup { error: Box::new(other) },
+        }
+    }
+}
+
+impl From<HookError> for ServerError {
+    fn from(error: HookError) -> Self {
+        match error {
+            HookError::Cancelled(cancelled) => Self::Cancelled(cancelled),
+            other => Self::Hook(other),
         }
     }
 }

@@ -67,6 +67,7 @@ impl ServerError {
             Self::Pg(error) => of_pg(error),
             Self::Transport(error) => of_transport(error),
             Self::Codec(_) => ErrorKind::Corrupt,
+            Self::Hook(_) => ErrorKind::Hook,
             Self::Lock(error) => of_lock(error),
             Self::Resolve(_) => ErrorKind::NotFound,
             Self::Io(error) => of_io(error),

@@ -4,6 +4,7 @@
 //! Barman's words, results are values, and nothing is printed.
 
 mod archive;
+mod archive_hooks;
 mod backup;
 mod check;
 mod check_live;
@@ -81,6 +82,8 @@ pub struct Host {
     pub cancel: Cancel,
     /// The command as the user gave it, for those who find a lock held.
     pub command: String,
+    /// The main configuration file, which hooks are told of.
+    pub configuration: Utf8PathBuf,
     /// How many processors work may use at a time.
     pub workers: usize,
 }
