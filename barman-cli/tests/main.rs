@@ -18,6 +18,7 @@ mod deleting;
 mod hand_made;
 mod hooks;
 mod kills;
+mod knowing;
 mod listing;
 mod one_home;
 mod readme;

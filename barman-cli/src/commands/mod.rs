@@ -18,6 +18,7 @@ mod later;
 mod list_backups;
 mod list_files;
 mod list_servers;
+mod native_wal;
 mod lock_directory_cleanup;
 mod plan;
 mod processes;
@@ -100,6 +101,11 @@ pub(crate) enum Command {
     /// End a process that works for a server.
     TerminateProcess(processes::TerminateArguments),
 
+    /// Show what the WAL archive holds, where it has holes, and what can be restored.
+    NativeWal(native_wal::View),
+    /// List, retry or remove files that the WAL archive did not take.
+    NativeErrors(native_wal::Errors),
+
     /// Print a completion script for a shell.
     #[command(hide = true)]
     NativeCompletions(generated::Completions),
@@ -177,6 +183,8 @@ pub(crate) fn run(command: Command, app: &App) -> Result<(), Failure> {
         Command::ShowBackup(arguments) => show_backup::run(&arguments, app),
         Command::ShowServers(arguments) => show_servers::run(&arguments, app),
         Command::Status(arguments) => status::run(&arguments, app),
+        Command::NativeWal(arguments) => native_wal::view(&arguments, app),
+        Command::NativeErrors(arguments) => native_wal::errors(&arguments, app),
         Command::NativeCompletions(arguments) => generated::completions(&arguments),
         Command::NativeMan(arguments) => generated::man(&arguments),
         Command::CloudWalArchive(_) => later::refuse("cloud-wal-archive"),

@@ -13,6 +13,7 @@ pub mod redundancy;
 pub mod resolve;
 pub mod retention;
 pub mod streaming_start;
+pub mod wal_ranges;
 
 use crate::model::{BackupInfo, Keep};
 

@@ -66,6 +66,7 @@ pub use slots::Reset;
 pub use status::StatusLine;
 pub use switch_wal::Switch;
 pub use wal_stats::{BackupWal, WalSpan, WalStats};
+pub use wal_view::{BackupReach, TimelineView, WalView};
 
 /// What the operations need of the process that runs them. The CLI fills it.
 #[derive(Clone)]

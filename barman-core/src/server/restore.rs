@@ -9,6 +9,7 @@ use super::{Server, ServerError};
 use crate::catalog::{Catalog, Purpose};
 use crate::config::Operation;
 use crate::ctx::Ctx;
+use crate::format::history::TimelineHistory;
 use crate::format::wal_page::{Expectations, Validator};
 use crate::model::{
     BackupId, BackupInfo, Lsn, RecoveryTarget, SegmentName, SegmentSize, StopPoint, WalFileName,
@@ -17,7 +18,7 @@ use crate::recovery::{
     self, Facts, RecoveryPlan, RecoveryPlanner, RecoveryReport, RecoveryRequest, RunOptions, StandardPlanner,
     WalDelivery,
 };
-use crate::wal::WalArchive;
+use crate::wal::{WalArchive, WalEntry};
 
 /// What a restore is asked for.
 #[derive(Debug, Clone)]
@@ -55,6 +56,14 @@ pub struct RestoreOutcome {
     pub report: RecoveryReport,
 }
 
+/// What an archive holds.
+pub(super) struct ArchivedLogs {
+    /// Every file, in archive order.
+    pub(super) wals: Vec<WalEntry>,
+    /// Every timeline history that can be read.
+    pub(super) histories: Vec<TimelineHistory>,
+}
+
 impl Server {
     /// Plans a restore without touching anything. WAL that waits in incoming is archived first, so that the plan knows it.
     pub fn plan_restore(
@@ -64,6 +73,14 @@ impl Server {
         ctx: &Ctx<'_>,
     ) -> Result<RecoveryPlan, ServerError> {
         self.usable(Operation::Restore, ctx)?;
+        let logs = self.archived_logs(ctx)?;
+        // One that cannot be read is of no use.
+        let unfinished = |name| self.wal.unfinished(name, backup.xlog_segment_size).ok().flatten();
+        self.plan_from(&logs, backup, options, &unfinished)
+    }
+
+    /// What the archive holds, for plans.
+    pub(super) fn archived_logs(&self, ctx: &Ctx<'_>) -> Result<ArchivedLogs, ServerError> {
         let mut wals = self.all_wal()?;
         let mut histories = Vec::new();
         // A timeline whose history is damaged cannot be followed. The others can.
@@ -80,6 +97,17 @@ impl Server {
             },
             _ => true,
         });
+        Ok(ArchivedLogs { wals, histories })
+    }
+
+    /// Plans from what the archive holds.
+    pub(super) fn plan_from(
+        &self,
+        logs: &ArchivedLogs,
+        backup: &BackupInfo,
+        options: &RestoreOptions,
+        unfinished: &recovery::Unfinished<'_>,
+    ) -> Result<RecoveryPlan, ServerError> {
         let request = RecoveryRequest {
             destination: options.destination.clone(),
             target: options.target.clone(),
@@ -90,14 +118,12 @@ impl Server {
             settings_file: options.settings_file.clone(),
         };
         let last_record = |name| self.last_record(name, backup.xlog_segment_size);
-        // One that cannot be read is of no use.
-        let unfinished = |name| self.wal.unfinished(name, backup.xlog_segment_size).ok().flatten();
         let facts = Facts {
             backup,
-            histories: &histories,
-            wals: &wals,
+            histories: &logs.histories,
+            wals: &logs.wals,
             last_record: &last_record,
-            unfinished: &unfinished,
+            unfinished,
         };
         Ok(StandardPlanner.plan(&request, &facts)?)
     }

@@ -13,6 +13,7 @@ mod partial;
 mod port;
 mod put;
 mod receiver;
+mod refused;
 mod stored;
 mod take;
 
@@ -30,6 +31,7 @@ pub use port::{
 };
 pub use put::Delivery;
 pub use receiver::{OnSegment, Receiver};
+pub use refused::RefusedWal;
 
 use crate::ctx::Clock;
 use crate::io::{Disk, Locks};
