@@ -18,6 +18,7 @@ mod later;
 mod list_backups;
 mod list_files;
 mod list_servers;
+mod native_commits;
 mod native_wal;
 mod lock_directory_cleanup;
 mod plan;
@@ -103,6 +104,8 @@ pub(crate) enum Command {
 
     /// Show what the WAL archive holds, where it has holes, and what can be restored.
     NativeWal(native_wal::View),
+    /// Show which transactions ended when, and what they dropped.
+    NativeCommits(native_commits::Arguments),
     /// List, retry or remove files that the WAL archive did not take.
     NativeErrors(native_wal::Errors),
 
@@ -184,6 +187,7 @@ pub(crate) fn run(command: Command, app: &App) -> Result<(), Failure> {
         Command::ShowServers(arguments) => show_servers::run(&arguments, app),
         Command::Status(arguments) => status::run(&arguments, app),
         Command::NativeWal(arguments) => native_wal::view(&arguments, app),
+        Command::NativeCommits(arguments) => native_commits::run(&arguments, app),
         Command::NativeErrors(arguments) => native_wal::errors(&arguments, app),
         Command::NativeCompletions(arguments) => generated::completions(&arguments),
         Command::NativeMan(arguments) => generated::man(&arguments),

@@ -19,6 +19,7 @@ pub mod tar;
 pub mod backup_label;
 pub mod manifest;
 pub mod wal_page;
+pub mod wal_record;
 pub mod xlogdb;
 pub mod history;
 pub mod pg_conf;

@@ -17,7 +17,7 @@ mod validator;
 #[doc(hidden)]
 pub mod synthetic;
 
-pub use expect::{Ancestors, Completeness, Expectations, SegmentFacts, Unsound};
+pub use expect::{Ancestors, Completeness, Expectations, KEPT, SegmentFacts, Unsound};
 pub use validator::Validator;
 
 /// Bytes in an ordinary page header, `SizeOfXLogShortPHD`.

@@ -207,6 +207,10 @@ mod tests {
             time::OffsetDateTime::UNIX_EPOCH
         }
 
+        fn offset_at(&self, _: time::OffsetDateTime) -> time::UtcOffset {
+            time::UtcOffset::UTC
+        }
+
         fn monotonic(&self) -> Duration {
             Duration::ZERO
         }

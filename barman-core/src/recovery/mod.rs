@@ -13,8 +13,8 @@ mod verify;
 pub use error::RecoveryError;
 pub use planner::StandardPlanner;
 pub use port::{
-    Facts, LastRecord, PlanError, RecoveryPlan, RecoveryPlanner, RecoveryRequest, SettingsPlan,
-    TablespacePlan, TreePlan, Unfinished, WalDelivery, WalPlan,
+    Facts, LastRecord, PlanError, RecoveryPlan, RecoveryPlanner, RecoveryRequest, SettingsPlan, StopAfter,
+    TablespacePlan, TimeStop, TreePlan, Unfinished, WalDelivery, WalPlan,
 };
 pub use run::{RecoveryReport, RunOptions, run};
 pub use settle::{ConfigLine, ConfigReport};

@@ -7,8 +7,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 use super::path::TimelinePath;
 use super::settings;
 use super::{
-    Facts, PlanError, RecoveryPlan, RecoveryPlanner, RecoveryRequest, TablespacePlan, TreePlan, WalDelivery,
-    WalPlan,
+    Facts, PlanError, RecoveryPlan, RecoveryPlanner, RecoveryRequest, TablespacePlan, TimeStop, TreePlan,
+    WalDelivery, WalPlan,
 };
 use crate::catalog::Root;
 use time::OffsetDateTime;
@@ -34,6 +34,7 @@ impl RecoveryPlanner for StandardPlanner {
         let trees = trees(request, &tablespaces)?;
         let mut log = Log::read(&path, facts, &needs);
         log.unfinished(request, facts, &needs, &path, &mut warnings);
+        log.find_stop(request, facts, &needs, &path, &mut warnings)?;
         let reachable = log.judge(request, facts, &needs, &path)?;
         let wal = match &request.wal {
             WalDelivery::Fetch { .. } => None,
@@ -44,7 +45,9 @@ impl RecoveryPlanner for StandardPlanner {
         if let Some(wal) = wal.as_ref().filter(|wal| !wal.own_directory) {
             staging_is_apart(&wal.directory, &request.destination, &trees)?;
         }
-        if let (StopPoint::Time(target), Some((missing, _))) = (&request.target.stop, log.missing) {
+        if let (StopPoint::Time(target), Some((missing, _)), None) =
+            (&request.target.stop, log.missing, log.stop)
+        {
             warnings.push(format!(
                 "WAL file {missing} is missing in the archive. By the times of the files before it, {target} lies \
                  before the gap; if recovery ends too early, archiving was late and that time cannot be reached"
@@ -257,6 +260,8 @@ struct Log {
     reach: Lsn,
     /// The unfinished segment at the end, where it is wanted.
     partial: Option<PartialWal>,
+    /// Where replay to a time stops, as far as that is known: the segment that has the last byte needed.
+    stop: Option<SegmentNo>,
 }
 
 impl Log {
@@ -274,7 +279,7 @@ impl Log {
             .collect();
         let last =
             present.iter().filter_map(|n| n.number(needs.size)).max().map_or(needs.end, |n| n.max(needs.end));
-        let mut log = Self { present, missing: None, reach: Lsn::INVALID, partial: None };
+        let mut log = Self { present, missing: None, reach: Lsn::INVALID, partial: None, stop: None };
         for number in needs.begin.get()..=last.get() {
             let number = SegmentNo::new(number);
             let names = path.names(number, needs.size);
@@ -336,6 +341,40 @@ impl Log {
         self.partial = Some(found);
     }
 
+    /// Where replay to a time stops, by what the WAL says of its transactions.
+    fn find_stop(
+        &mut self,
+        request: &RecoveryRequest,
+        facts: &Facts<'_>,
+        needs: &Needs,
+        path: &TimelinePath,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), PlanError> {
+        let StopPoint::Time(target) = request.target.stop else { return Ok(()) };
+        // What a server fetches by itself may come yet, and a standby waits for it.
+        if matches!(request.wal, WalDelivery::Fetch { .. }) || request.standby || self.reach < needs.end_lsn {
+            return Ok(());
+        }
+        let last = self.reach.previous_segment(needs.size);
+        let best = |number| {
+            let names = path.names(SegmentNo::new(number), needs.size);
+            names.into_iter().find(|name| self.present.contains(name))
+        };
+        let names: Vec<SegmentName> = (needs.end.get()..=last.get()).map_while(best).collect();
+        match (facts.stop_after)(&names, target, request.target.inclusive) {
+            TimeStop::At { segment, .. } => self.stop = Some(segment.max(needs.end)),
+            TimeStop::Never { last } if self.missing.is_none() && self.partial.is_none() => {
+                // Before 13 the server opened at the end of the WAL, as if that had been the target.
+                if needs.version.num() >= 130_000 {
+                    return Err(PlanError::TimeBeyondArchive { target, last });
+                }
+                warnings.push(PlanError::TimeBeyondArchive { target, last }.to_string());
+            }
+            TimeStop::Never { .. } | TimeStop::Unknown => {}
+        }
+        Ok(())
+    }
+
     /// Whether the target can be reached; gives how far the archive goes.
     fn judge(
         &self,
@@ -361,6 +400,7 @@ impl Log {
         let target = match &request.target.stop {
             StopPoint::Immediate => return Ok(self.reach),
             StopPoint::Lsn(target) if self.stops_at(*target, facts, needs, path) => return Ok(self.reach),
+            StopPoint::Time(_) if self.stop.is_some() => return Ok(self.reach),
             StopPoint::Time(target) if self.written_after(facts, needs, path, *target) => {
                 return Ok(self.reach);
             }
@@ -447,6 +487,7 @@ fn wal_plan(
     let last = match request.target.stop {
         StopPoint::Immediate => needs.end,
         StopPoint::Lsn(lsn) => lsn.segment(needs.size).max(needs.end),
+        StopPoint::Time(_) if log.stop.is_some() => log.stop.unwrap_or(needs.end),
         _ => log.reach.previous_segment(needs.size),
     };
     let mut wanted: HashSet<SegmentName> = HashSet::new();

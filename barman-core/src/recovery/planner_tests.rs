@@ -77,8 +77,17 @@ fn plan(
     histories: &[TimelineHistory],
     wals: &[WalEntry],
 ) -> Result<RecoveryPlan, PlanError> {
-    StandardPlanner
-        .plan(request, &Facts { backup, histories, wals, last_record: &last_record, unfinished: &|_| None })
+    StandardPlanner.plan(
+        request,
+        &Facts {
+            backup,
+            histories,
+            wals,
+            last_record: &last_record,
+            stop_after: &|_, _, _| TimeStop::Unknown,
+            unfinished: &|_| None,
+        },
+    )
 }
 
 fn copied(plan: &RecoveryPlan) -> Vec<String> {

@@ -10,7 +10,7 @@ use crate::catalog::Root;
 use crate::format::history::TimelineHistory;
 use crate::format::timestamp::python_str;
 use crate::model::{
-    BackupId, BackupInfo, Lsn, Oid, RecoveryTarget, SegmentName, Status, Timeline, WalFileName,
+    BackupId, BackupInfo, Lsn, Oid, RecoveryTarget, SegmentName, SegmentNo, Status, Timeline, WalFileName,
 };
 use crate::wal::{PartialWal, WalEntry};
 
@@ -67,8 +67,33 @@ pub struct Facts<'a> {
     pub wals: &'a [WalEntry],
     /// Looks into the archive; asked only where the answer decides.
     pub last_record: &'a LastRecord<'a>,
+    /// Finds where replay to a time stops.
+    pub stop_after: &'a StopAfter<'a>,
     /// Looks for what there is of a segment that is not whole.
     pub unfinished: &'a Unfinished<'a>,
+}
+
+/// Where replay of these segments, which follow one another, stops for a target time (inclusive or not): at the first end of
+/// a transaction that is later. Source: `recoveryStopsBefore` in `xlogrecovery.c`.
+pub type StopAfter<'a> = dyn Fn(&[SegmentName], OffsetDateTime, bool) -> TimeStop + 'a;
+
+/// See [`StopAfter`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeStop {
+    /// Before this record, which ends in that segment.
+    At {
+        /// Where the record begins.
+        lsn: Lsn,
+        /// The segment that is needed to read all of it.
+        segment: SegmentNo,
+    },
+    /// Nowhere: no transaction ended later.
+    Never {
+        /// The last end of a transaction, with its position.
+        last: Option<(OffsetDateTime, Lsn)>,
+    },
+    /// The segments could not be asked.
+    Unknown,
 }
 
 /// What there is of a segment that never became whole; `None` when there is nothing.
@@ -263,6 +288,17 @@ pub enum PlanError {
         /// The backup.
         id: BackupId,
     },
+    /// No transaction ended after the target time: the server would not know that it has come there.
+    #[error(
+        "No transaction in the archive ended after {}, so that PostgreSQL could not tell that the target is reached; {}",
+        python_str(*.target), latest_time(.last)
+    )]
+    TimeBeyondArchive {
+        /// What was asked.
+        target: OffsetDateTime,
+        /// The last end of a transaction, `None` when there is none after the backup.
+        last: Option<(OffsetDateTime, Lsn)>,
+    },
     /// The position lies beyond what is archived.
     #[error(
         "The archive does not reach LSN {target} on timeline {timeline}; the nearest reachable point is {}",
@@ -301,6 +337,20 @@ pub enum PlanError {
     /// A setting that needs something else.
     #[error("{0}")]
     Invalid(String),
+}
+
+fn latest_time(last: &Option<(OffsetDateTime, Lsn)>) -> String {
+    match last {
+        Some((time, lsn)) => format!(
+            "the last one ended at {time} (LSN {lsn}). To get all that there is, restore without a target; to stop before that \
+             transaction, use --target-time '{time}' with --exclusive",
+            time = python_str(*time)
+        ),
+        None => {
+            "there is none after the end of the backup. Restore without a target, or with --target-immediate"
+                .to_owned()
+        }
+    }
 }
 
 fn nearest_point(nearest: &Option<Lsn>) -> String {

@@ -8,6 +8,7 @@ mod archive_hooks;
 mod backup;
 mod check;
 mod check_live;
+mod commits;
 mod connect;
 mod cron;
 mod delete;
@@ -51,6 +52,7 @@ use crate::wal::{Compression, EarlierClusters, LocalWalArchive, WalOptions, WalP
 pub use archive::{ArchiveOutcome, ArchiverRun};
 pub use backup::BackupOptions;
 pub use check::CheckReport;
+pub use commits::CommitQuery;
 pub use cron::{CronGuard, CronStart};
 pub use diagnose::shown_options;
 pub use error::ServerError;

@@ -118,11 +118,20 @@ impl Server {
             settings_file: options.settings_file.clone(),
         };
         let last_record = |name| self.last_record(name, backup.xlog_segment_size);
+        // Opened only when it is asked.
+        let commits =
+            std::cell::LazyCell::new(|| std::cell::RefCell::new(self.wal.commits(backup.xlog_segment_size)));
+        // Where WAL cannot be read, the times of its files have to do.
+        let stop_after = |names: &[SegmentName], target, inclusive| {
+            let stop = self.stop_after(&commits, logs, names, target, inclusive);
+            stop.unwrap_or(recovery::TimeStop::Unknown)
+        };
         let facts = Facts {
             backup,
             histories: &logs.histories,
             wals: &logs.wals,
             last_record: &last_record,
+            stop_after: &stop_after,
             unfinished,
         };
         Ok(StandardPlanner.plan(&request, &facts)?)

@@ -7,7 +7,7 @@ use camino::Utf8Path;
 
 use super::layout::is_hash_dir;
 use super::local::Rebuilt;
-use super::{Reclaimed, Shared, WalEntry, WalError, WalRange, index, stored};
+use super::{Reclaimed, Shared, WalEntry, WalError, WalRange, commits, index, stored};
 use crate::codec::{Algorithm, MAGIC_LEN, detect};
 use crate::ctx::Ctx;
 use crate::io::{FileKind, IoError, IoErrorKind, LockGuard, durable};
@@ -158,6 +158,7 @@ pub(super) fn forget(shared: &Shared, names: &[WalFileName], ctx: &Ctx<'_>) -> R
                 .map_err(|e| index::no_space(e, &shared.paths.index()))?;
         }
     }
+    commits::forget(shared, &names.iter().copied().collect());
     Ok(remove(shared, names)?)
 }
 

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 
 use super::take::{Desks, Outcome, Worker, unchanged};
 use super::{
-    Incoming, IntakeReport, Shared, Taken, TakenHow, WalEntry, WalError, WalIntake, directory, index,
+    Incoming, IntakeReport, Shared, Taken, TakenHow, WalEntry, WalError, WalIntake, commits, directory, index,
 };
 use crate::ctx::Ctx;
 use crate::io::{IoErrorKind, Stat, durable};
@@ -125,9 +125,11 @@ impl<'a> LocalIntake<'a> {
     fn acknowledge(&self) -> Result<(), WalError> {
         let (mut published, mut known, mut replaced) = (Vec::new(), Vec::new(), HashSet::new());
         let mut dirs = BTreeSet::new();
+        let mut times = String::new();
         for (file, outcome) in self.files.iter().zip(&self.outcomes) {
             match outcome {
-                Some(Outcome::Published { entry, replaced: again, .. }) => {
+                Some(Outcome::Published { entry, replaced: again, times: line, .. }) => {
+                    times.push_str(line);
                     published.push(entry);
                     if *again {
                         replaced.insert(entry.name);
@@ -148,7 +150,9 @@ impl<'a> LocalIntake<'a> {
         for dir in &dirs {
             disk.sync_dir(dir)?;
         }
-        self.tell_index(&published, &known, &replaced)
+        self.tell_index(&published, &known, &replaced)?;
+        commits::add(self.shared, &times);
+        Ok(())
     }
 
     /// Who published a file may not have lived until its fsync.

@@ -1,6 +1,7 @@
 //! The WAL archive: taking segments in, keeping them sound, giving them out.
 
 mod aside;
+mod commits;
 mod directory;
 mod get;
 mod incoming;
@@ -20,6 +21,7 @@ mod take;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub use commits::{Commits, SegmentTimes};
 pub use get::{Packing, Request, Served};
 pub use incoming::{Batch, Source};
 pub use layout::WalPaths;

@@ -107,6 +107,8 @@ pub(super) enum Judge<'s> {
         completeness: Completeness,
         clusters: Clusters,
         begun: Begun,
+        /// Whether landmarks are collected on the way.
+        landmarks: bool,
     },
     Text {
         name: WalFileName,
@@ -131,7 +133,15 @@ impl<'s> Judge<'s> {
             WalFileName::Partial(name) => (name, Completeness::Partial),
             name => return Self::Text { name, text: Vec::new(), too_long: false },
         };
-        Self::Segment { shared, name, completeness, clusters, begun: Begun::No(Vec::new()) }
+        Self::Segment { shared, name, completeness, clusters, begun: Begun::No(Vec::new()), landmarks: false }
+    }
+
+    /// Collects landmarks on the way; they are in what [`Self::conclude`] gives.
+    pub(super) fn with_landmarks(mut self) -> Self {
+        if let Self::Segment { landmarks, .. } = &mut self {
+            *landmarks = true;
+        }
+        self
     }
 
     /// Takes the next plain bytes.
@@ -143,20 +153,22 @@ impl<'s> Judge<'s> {
                     text.extend_from_slice(bytes);
                 }
             }
-            Self::Segment { shared, name, completeness, clusters, begun } => match begun {
+            Self::Segment { shared, name, completeness, clusters, begun, landmarks } => match begun {
                 Begun::Yes(validator) => {
                     validator.push(bytes);
                 }
                 // Nearly always: the first piece is a whole segment, which is not copied to look at its beginning.
                 Begun::No(first) if first.is_empty() && bytes.len() >= FIRST_PAGE => {
-                    let mut validator = shared.validator(*name, *completeness, *clusters, bytes)?;
+                    let validator = shared.validator(*name, *completeness, *clusters, bytes)?;
+                    let mut validator = if *landmarks { validator.with_landmarks() } else { validator };
                     validator.push(bytes);
                     *begun = Begun::Yes(Box::new(validator));
                 }
                 Begun::No(first) => {
                     first.extend_from_slice(bytes);
                     if first.len() >= FIRST_PAGE {
-                        let mut validator = shared.validator(*name, *completeness, *clusters, first)?;
+                        let validator = shared.validator(*name, *completeness, *clusters, first)?;
+                        let mut validator = if *landmarks { validator.with_landmarks() } else { validator };
                         validator.push(first);
                         *begun = Begun::Yes(Box::new(validator));
                     }
@@ -179,13 +191,18 @@ impl<'s> Judge<'s> {
 
     /// The verdict, once all bytes were pushed or [`Self::is_lost`].
     pub(super) fn finish(self) -> Result<Result<(), Fault>, WalError> {
+        Ok(self.conclude()?.map(drop))
+    }
+
+    /// The verdict with what a segment says of itself.
+    pub(super) fn conclude(self) -> Result<Result<Option<Box<SegmentFacts>>, Fault>, WalError> {
         Ok(match self {
             Self::Text { too_long: true, .. } => Err(Fault::new("it is too long for its type")),
             Self::Text { name, text, .. } => match name {
-                WalFileName::History(own) => history(own, &text),
-                _ => backup_label(&name, &text),
+                WalFileName::History(own) => history(own, &text).map(|()| None),
+                _ => backup_label(&name, &text).map(|()| None),
             },
-            Self::Segment { shared, name, completeness, clusters, begun } => {
+            Self::Segment { shared, name, completeness, clusters, begun, .. } => {
                 let validator = match begun {
                     Begun::Yes(validator) => *validator,
                     Begun::No(first) => {
@@ -195,7 +212,7 @@ impl<'s> Judge<'s> {
                     }
                 };
                 match validator.finish() {
-                    Ok(_) => Ok(()),
+                    Ok(facts) => Ok(Some(Box::new(facts))),
                     Err(problem) => {
                         let short = matches!(problem, Unsound::TooShort { .. });
                         Err(Fault { reason: problem.to_string(), short })
@@ -208,7 +225,7 @@ impl<'s> Judge<'s> {
 
 impl Shared {
     /// What is expected of a segment of this archive.
-    fn validator(
+    pub(super) fn validator(
         &self,
         name: SegmentName,
         completeness: Completeness,

@@ -10,9 +10,10 @@ use time::OffsetDateTime;
 use super::aside::{self, Kind};
 use super::layout::maker_of;
 use super::stored::{self, Clusters, Fault, Judge, damage, judge};
-use super::{Incoming, Shared, WalEntry, WalError, temporary};
+use super::{Incoming, Shared, WalEntry, WalError, commits, temporary};
 use crate::codec::{Algorithm, FrameEncoder};
 use crate::ctx::Cancel;
+use crate::format::wal_page::SegmentFacts;
 use crate::io::{DiskFile, IoContext, IoErrorKind, Stat, durable};
 use crate::model::WalFileName;
 
@@ -27,7 +28,7 @@ const GROWING: time::Duration = time::Duration::seconds(60);
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// It has its name in the archive, and its content is durable.
-    Published { entry: WalEntry, replaced: bool, source: Stat },
+    Published { entry: WalEntry, replaced: bool, source: Stat, times: String },
     /// The same content is there.
     Known { source: Stat },
     /// Kept aside, since the archive has another sound content of that name.
@@ -94,7 +95,7 @@ impl Drop for Seat<'_> {
 
 /// A packed copy under its temporary name, or why there is none.
 enum Packed {
-    Ready { file: Box<dyn DiskFile>, compression: Option<String> },
+    Ready { file: Box<dyn DiskFile>, compression: Option<String>, times: String },
     Unsound(Fault),
     Changed,
 }
@@ -140,8 +141,8 @@ impl Worker {
             if shared.disk.exists(&to)? {
                 return self.beside(shared, file, &source, &to, now);
             }
-            let (packed, compression) = match self.pack(shared, file, &source)? {
-                Packed::Ready { file, compression } => (file, compression),
+            let (packed, compression, times) = match self.pack(shared, file, &source)? {
+                Packed::Ready { file, compression, times } => (file, compression, times),
                 Packed::Unsound(fault) => return refuse(shared, file, &source, fault, now),
                 Packed::Changed => return Ok(Outcome::Growing),
             };
@@ -150,7 +151,7 @@ impl Worker {
                 Err(e) => return Err(e.into()),
                 Ok(size) => {
                     let entry = entry(file, &source, size, compression);
-                    return Ok(Outcome::Published { entry, replaced: false, source });
+                    return Ok(Outcome::Published { entry, replaced: false, source, times });
                 }
             }
         }
@@ -189,8 +190,8 @@ impl Worker {
         let Some(fault) = verdict.err().filter(|_| !history) else {
             return conflict(shared, file, "another sound file of that name is archived", now);
         };
-        let (packed, compression) = match self.pack(shared, file, source)? {
-            Packed::Ready { file, compression } => (file, compression),
+        let (packed, compression, times) = match self.pack(shared, file, source)? {
+            Packed::Ready { file, compression, times } => (file, compression, times),
             Packed::Unsound(fault) => return refuse(shared, file, source, fault, now),
             Packed::Changed => return Ok(Outcome::Growing),
         };
@@ -199,7 +200,7 @@ impl Worker {
         aside::keep(shared, to, Kind::Unknown, &reason, now)?;
         let size = publish(shared, packed, to)?;
         let entry = entry(file, source, size, compression);
-        Ok(Outcome::Published { entry, replaced: true, source: *source })
+        Ok(Outcome::Published { entry, replaced: true, source: *source, times })
     }
 
     fn same(
@@ -272,7 +273,7 @@ impl Worker {
             Ok(Some(verdict))
         });
         match result {
-            Ok(Some(Ok(compression))) => Ok(Packed::Ready { file: target, compression }),
+            Ok(Some(Ok((compression, times)))) => Ok(Packed::Ready { file: target, compression, times }),
             other => {
                 drop(target);
                 // The first error is the one that counts; what stays is found by `tidy`.
@@ -285,18 +286,18 @@ impl Worker {
         }
     }
 
-    /// Gives the compression recorded, or what is wrong with the source.
+    /// Gives the compression recorded and a line for the commit index, or what is wrong with the source.
     fn pack_plain(
         &mut self,
         shared: &Shared,
         file: &Incoming,
         mut plain: impl Read,
         to: &mut dyn DiskFile,
-    ) -> Result<Result<Option<String>, Fault>, WalError> {
+    ) -> Result<Result<Stored, Fault>, WalError> {
         let compression = shared.options.compression.as_ref();
         let whole = compression.is_some_and(|c| !c.compressor.concatenable());
         let size = if compression.is_some() { FRAME } else { PLAIN };
-        let mut judge = Judge::new(shared, &file.name, Clusters::Present);
+        let mut judge = Judge::new(shared, &file.name, Clusters::Present).with_landmarks();
         let mut seat = self.desks.sit();
         let Desk { encoder, chunk, frame } = &mut seat.desk;
         if encoder.is_none() {
@@ -331,7 +332,8 @@ impl Worker {
                 break;
             }
         }
-        Ok(judge.finish()?.map(|()| compression.map(|c| c.name.clone())))
+        let name = compression.map(|c| c.name.clone());
+        Ok(judge.conclude()?.map(|facts| (name, times(file, facts.as_deref()))))
     }
 
     /// A source that is packed already is checked by its plain bytes and stored as it is.
@@ -341,7 +343,7 @@ impl Worker {
         file: &Incoming,
         stored: stored::Stored,
         to: &mut dyn DiskFile,
-    ) -> Result<Result<Option<String>, Fault>, WalError> {
+    ) -> Result<Result<Stored, Fault>, WalError> {
         if let Err(fault) = judge(shared, &file.name, Clusters::Present, &file.path, stored.plain)? {
             return Ok(Err(fault));
         }
@@ -353,7 +355,8 @@ impl Worker {
             self.cancel.check()?;
             let n = fill(&mut raw, chunk).context("read", &file.path)?;
             if n == 0 {
-                return Ok(Ok(Some(stored.algorithm.to_string())));
+                // Its times are read when they are asked for.
+                return Ok(Ok((Some(stored.algorithm.to_string()), String::new())));
             }
             to.put(chunk.get(..n).unwrap_or_default())?;
         }
@@ -391,6 +394,17 @@ fn is_abandoned(name: &str) -> bool {
         pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
     };
     maker_of(name).is_some_and(|pid| !alive(pid))
+}
+
+/// The compression recorded, and a line for the commit index.
+type Stored = (Option<String>, String);
+
+/// The line of the commit index for a whole segment.
+fn times(file: &Incoming, facts: Option<&SegmentFacts>) -> String {
+    match (file.name, facts) {
+        (WalFileName::Segment(name), Some(facts)) => commits::line(name, facts),
+        _ => String::new(),
+    }
 }
 
 enum Compared {

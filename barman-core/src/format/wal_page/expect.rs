@@ -1,5 +1,6 @@
 //! What a caller expects of a WAL segment, what it learns of a sound one, and what can be wrong with it.
 
+use crate::format::wal_record::Landmark;
 use crate::model::{Lsn, PgVersion, SegmentName, SegmentSize, SystemId, Timeline};
 
 /// Which timelines other than the one in the name may stand in a segment's pages.
@@ -77,6 +78,9 @@ impl Expectations {
     }
 }
 
+/// So many bytes of a record on a segment's edge are kept: enough for a landmark's time and name.
+pub const KEPT: usize = 192;
+
 /// What a sound segment says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -101,6 +105,13 @@ pub struct SegmentFacts {
     pub last_record: Option<Lsn>,
     /// How many records begin in the segment (before `valid_until`).
     pub records: u64,
+    /// The landmarks in it, where they were asked for: those that lie in the segment as a whole.
+    pub landmarks: Vec<Landmark>,
+    /// Where landmarks were asked for: the beginning of a record that goes on in the next segment and may be one, at most
+    /// [`KEPT`] bytes.
+    pub tail: Option<(Lsn, Vec<u8>)>,
+    /// What the segment begins with of a record of the segment before, at most [`KEPT`] bytes, where landmarks were asked for.
+    pub carried: Vec<u8>,
     /// In a `.partial`: what stands at the end of the valid part, `None` when the file ends there or is full.
     pub ended_by: Option<Unsound>,
 }

@@ -4,9 +4,10 @@ use crc32c::crc32c_append;
 
 use super::{
     ALL_FLAGS, Completeness, DEFAULT_BLOCK_SIZE, Expectations, FIRST_IS_CONTRECORD, FirstPage,
-    HAS_LONG_HEADER, LONG_HEADER, OVERWRITES_CONTRECORD, PageHeader, RECORD_HEADER, SHORT_HEADER,
+    HAS_LONG_HEADER, KEPT, LONG_HEADER, OVERWRITES_CONTRECORD, PageHeader, RECORD_HEADER, SHORT_HEADER,
     SegmentFacts, Unsound, magic_of_version, major_of_magic,
 };
+use crate::format::wal_record::{Landmark, is_landmark, landmark};
 use crate::model::{Lsn, SystemId, Timeline};
 
 /// No record may be longer than this (`XLogRecordMaxSize` since 16, the limit of an allocation before).
@@ -62,7 +63,24 @@ pub struct Validator {
     records: u64,
     switch_at: Option<Lsn>,
     valid_until: u64,
+
+    /// What was found by which people find their way; `None` where nobody asks.
+    found: Option<Found>,
 }
+
+/// See [`SegmentFacts::landmarks`].
+#[derive(Debug, Clone, Default)]
+struct Found {
+    landmarks: Vec<Landmark>,
+    carried: Vec<u8>,
+    /// The body of the open record, as far as it is kept.
+    body: Vec<u8>,
+    /// Whether the open record is one of those.
+    open: bool,
+}
+
+/// A transaction that drops thousands of relations has a long end.
+const LONGEST_BODY: usize = 256 << 10;
 
 impl Validator {
     /// A validator for one segment. An impossible name is reported by [`Self::finish`].
@@ -98,7 +116,15 @@ impl Validator {
             switch_at: None,
             valid_until: start,
             expect: expectations,
+            found: None,
         }
+    }
+
+    /// Collects landmarks on the way.
+    #[must_use]
+    pub fn with_landmarks(mut self) -> Self {
+        self.found = Some(Found::default());
+        self
     }
 
     /// Takes the next bytes of the file.
@@ -149,6 +175,8 @@ impl Validator {
             return Err(Unsound::TooShort { expected: size, found: self.length });
         }
         let whole = self.taken == size && self.switch_at.is_none();
+        let tail = self.tail();
+        let Found { landmarks, carried, .. } = self.found.unwrap_or_default();
         let valid_until = if whole { self.start + size } else { self.valid_until };
         Ok(SegmentFacts {
             system_id: first.system_id,
@@ -160,8 +188,37 @@ impl Validator {
             valid_until: Lsn::new(valid_until),
             last_record: self.previous.filter(|at| *at >= self.start).map(Lsn::new),
             records: self.records,
+            landmarks,
+            tail,
+            carried,
             ended_by: self.problem,
         })
+    }
+
+    /// The record that is open at the end of the segment, where it may be a landmark that is not known yet.
+    fn tail(&self) -> Option<(Lsn, Vec<u8>)> {
+        let found = self.found.as_ref()?;
+        let header = self.have == RECORD_HEADER;
+        if self.carried || self.have == 0 || (header && (self.left == 0 || !found.open)) {
+            return None;
+        }
+        let begun = Lsn::new(self.start + self.begun);
+        if found.landmarks.last().is_some_and(|known| known.lsn == begun) {
+            return None;
+        }
+        let mut bytes = self.head.get(..self.have).unwrap_or_default().to_vec();
+        bytes.extend(found.body.iter().take(KEPT - RECORD_HEADER));
+        Some((begun, bytes))
+    }
+
+    /// A record that begins at this offset is complete, or what is at hand of it is all that will come.
+    fn landmark(&mut self, header: &[u8; RECORD_HEADER], body: &[u8], offset: u64) {
+        let major = self.first.and_then(|first| major_of_magic(first.page.magic));
+        if let Some(found) = &mut self.found
+            && let Some(landmark) = landmark(Lsn::new(self.start + offset), header, body, major)
+        {
+            found.landmarks.push(landmark);
+        }
     }
 
     /// Collects a page header; returns how many bytes it used.
@@ -347,6 +404,7 @@ impl Validator {
                 // Finish it on the slow path.
                 (self.head, self.have, self.begun) = (*header, RECORD_HEADER, offset);
                 (self.left, self.crc) = (total - RECORD_HEADER as u32, 0);
+                self.open_landmark();
                 if self.left == 0 {
                     self.complete(offset + RECORD_HEADER as u64)?;
                 }
@@ -355,6 +413,9 @@ impl Validator {
             if self.expect.check_records {
                 let body = payload.get(at + RECORD_HEADER..end).unwrap_or_default();
                 check_crc(header, crc32c_append(0, body), offset)?;
+            }
+            if self.found.is_some() && is_landmark(header) {
+                self.landmark(header, payload.get(at + RECORD_HEADER..end).unwrap_or_default(), offset);
             }
             self.previous = Some(self.start + offset);
             let end = base + end as u64;
@@ -390,12 +451,21 @@ impl Validator {
                 let head = self.head;
                 self.check_header(&head, self.left + RECORD_HEADER as u32, self.begun)?;
                 self.crc = 0;
+                self.open_landmark();
                 if self.left == 0 {
                     self.complete(base + (at + count) as u64)?;
                 }
             }
         }
         Ok(at + count)
+    }
+
+    /// The header of the open record is there: is it one of those that are looked for?
+    fn open_landmark(&mut self) {
+        if let Some(found) = &mut self.found {
+            found.body.clear();
+            found.open = is_landmark(&self.head);
+        }
     }
 
     /// Passes over the body of the open record.
@@ -410,6 +480,13 @@ impl Validator {
         }
         if self.expect.check_records && !self.carried {
             self.crc = crc32c_append(self.crc, part);
+        }
+        if let Some(found) = &mut self.found {
+            let (into, most) = match self.carried {
+                true => (&mut found.carried, KEPT),
+                false => (&mut found.body, if found.open { LONGEST_BODY } else { 0 }),
+            };
+            into.extend(part.iter().take(most.saturating_sub(into.len())));
         }
         self.left -= part.len() as u32;
         if self.left == 0 {
@@ -488,6 +565,10 @@ impl Validator {
                 check_crc(&self.head, self.crc, self.begun)?;
             }
             self.previous = Some(self.start + self.begun);
+            if self.found.as_ref().is_some_and(|found| found.open) {
+                let (head, body) = (self.head, self.found.as_mut().map(|f| std::mem::take(&mut f.body)));
+                self.landmark(&head, &body.unwrap_or_default(), self.begun);
+            }
             if is_switch(&self.head) {
                 self.switch_at = Some(Lsn::new(self.start + self.begun));
                 self.done = true;
