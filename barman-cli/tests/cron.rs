@@ -170,30 +170,20 @@ fn locks_that_nobody_holds_go() {
 #[test]
 fn what_this_version_lacks_is_said_and_the_rest_is_done() {
     let mut home = home("REDUNDANCY 1", "0", &[done(A, 2, 3), done(B, 5, 6)]);
-    home.world
-        .server("main")
-        .option("archiver", "off")
-        .option("streaming_archiver", "on")
-        .option("streaming_conninfo", "host=/nonexistent")
-        .option("slot_name", "barman");
+    home.world.server("main").option("encryption", "gpg").option("encryption_key_id", "somebody");
     home.world.server("copy").option("primary_ssh_command", "ssh nowhere");
     home.world.server("zebra").conninfo("host=/nonexistent").option("backup_method", "local-rsync");
     let run = home.barman(&["cron"]);
     assert_eq!(run.code(), Some(1), "{run}");
     for line in [
         "ERROR: primary_ssh_command = (a passive node) of server 'copy' is not available in this version\n",
-        "ERROR: streaming_archiver = on of server 'main' is not available in this version\n",
+        "ERROR: encryption = gpg of server 'main' is not available in this version\n",
     ] {
         assert!(run.stderr.contains(line), "{line}: {run}");
     }
     assert_eq!(removed(&run.stdout), [A], "{run}");
     assert!(!run.stdout.contains("Starting WAL archiving for server main"), "{run}");
     assert!(run.stdout.contains("Starting WAL archiving for server zebra"), "{run}");
-    // With the file archiver on as well, WAL arrives all the same.
-    home.world.server("main").option("archiver", "on");
-    let run = home.barman(&["cron"]);
-    assert!(run.stderr.contains("WARNING: streaming_archiver = on of server 'main'"), "{run}");
-    assert!(run.stdout.contains("Starting WAL archiving for server main"), "{run}");
 }
 
 #[test]

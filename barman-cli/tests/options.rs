@@ -38,10 +38,8 @@ fn what_is_not_there_yet_refuses_by_name() {
     let mut world = World::new().unwrap();
     world.server("main").conninfo("host=/nowhere").option("backup_method", "local-rsync");
     for (words, named) in [
-        (&["restore", "--partial-wal", "main", "latest", "/x"][..], "--partial-wal"),
-        (&["restore", "--delta-restore", "main", "latest", "/x"], "--delta-restore"),
+        (&["restore", "--delta-restore", "main", "latest", "/x"][..], "--delta-restore"),
         (&["restore", "--aws-region", "eu", "main", "latest", "/x"], "snapshot"),
-        (&["receive-wal", "main"], "receive-wal"),
         (&["verify-backup", "main", "latest"], "verify-backup"),
         (&["cloud-wal-archive", "main", "x"], "cloud-wal-archive"),
     ] {

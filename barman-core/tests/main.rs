@@ -21,3 +21,4 @@ mod transport;
 mod wal_archive;
 mod wal_faults;
 mod wal_page;
+mod wal_receiver;

@@ -157,12 +157,23 @@ impl Server {
                 (Ok(one), Ok(other)) => one == other.system_id,
                 _ => false,
             };
-            let hint = "is the streaming DSN targeting the same server of the PostgreSQL connection string?";
-            checks.push(Check::verdict(
-                named("systemid coherence"),
-                coherent,
-                if coherent { "" } else { hint },
-            ));
+            let stored = self.stored_system_id().ok().flatten();
+            let own = session.system_id().ok();
+            checks.push(if !coherent {
+                let hint =
+                    "is the streaming DSN targeting the same server of the PostgreSQL connection string?";
+                Check::failed(named("systemid coherence"), hint)
+            } else if stored.is_none() {
+                Check::ok(named("systemid coherence"), "no system Id stored on disk")
+            } else if stored == own {
+                Check::ok(named("systemid coherence"), "")
+            } else {
+                let hint = format!(
+                    "the system Id of the connected PostgreSQL server changed, stored in \"{}\"",
+                    super::identity_path(&self.config)
+                );
+                Check::failed(named("systemid coherence"), hint)
+            });
         }
         checks.extend(self.slot(session.as_mut().ok(), &named("replication slot")));
         checks

@@ -103,6 +103,16 @@ impl Server {
         if !files.included.is_empty() {
             put("included_files", Value::List(files.included.into_iter().map(String::from).collect()));
         }
+        if self.config().options.streaming_archiver {
+            // What stands for PostgreSQL's client is a part of this program, and as new as any server.
+            let own = self.config().options.streaming_archiver_name.as_deref().unwrap_or_default();
+            put("pg_receivexlog_compatible", Value::Bool(true));
+            put("pg_receivexlog_installed", Value::Bool(true));
+            put("pg_receivexlog_path", Value::None);
+            put("pg_receivexlog_supports_slots", Value::Bool(true));
+            put("pg_receivexlog_synchronous", Value::Bool(super::receive::is_named(&standbys, own)));
+            put("pg_receivexlog_version", Value::Text(session.version_text()?));
+        }
         if archiver {
             put("archive_command", text(session.show("archive_command")?));
             archiver_facts(&session.archiver_stats()?, &mut put);

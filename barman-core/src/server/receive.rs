@@ -377,7 +377,7 @@ fn is_waited_out(error: &ServerError) -> bool {
 
 /// Whether `synchronous_standby_names` has this name. Source: the grammar in `syncrep_gram.y`; names are compared
 /// without regard to case, and `*` is any.
-fn is_named(setting: &str, name: &str) -> bool {
+pub(super) fn is_named(setting: &str, name: &str) -> bool {
     let inner = match (setting.find('('), setting.rfind(')')) {
         (Some(open), Some(close)) if open < close => setting.get(open + 1..close).unwrap_or_default(),
         _ => setting,

@@ -109,7 +109,7 @@ fn archiver_lines(stats: &ArchiverStats, lines: &mut Live) {
         _ => stats.failed_count.to_string(),
     };
     lines.push(("failed_count", "Failures of WAL archiver", failures));
-    if let Some(rate) = stats.archived_per_second {
+    if let Some(rate) = stats.archived_per_second.filter(|rate| *rate > 0.0) {
         lines.push(("server_archived_wals_per_hour", "Server WAL archiving rate", rate_per_hour(rate)));
     }
 }

@@ -19,8 +19,8 @@ pub type OnSegment<'a> = Box<dyn FnMut(SegmentName) + Send + 'a>;
 ///
 /// A segment is written into a `.partial` file of full size, whose room is reserved before its first byte comes: a full
 /// disk is met there and not in the middle. What lies in such a file already (from before a restart) is compared with
-/// what comes, and only what nobody wrote yet is written. Once a segment is whole and durable it loses the suffix, and
-/// the next `.partial` is there before that can be seen: whoever looks for the place to go on finds it.
+/// what comes, and only what nobody wrote yet is written. Once a segment is whole and durable it loses the suffix, durably;
+/// then the next `.partial` is made: whoever looks for the place to go on finds it, and the archiver may take the rest.
 pub struct Receiver<'a> {
     shared: Arc<Shared>,
     timeline: Timeline,
@@ -153,11 +153,11 @@ impl Receiver<'_> {
             crate::io::IoErrorKind::NoSpace => WalError::NoSpace { path: path.clone() },
             _ => WalError::Io(e),
         };
-        let (mut file, new) = match disk.open_write(&path) {
-            Ok(file) => (file, false),
+        let mut file = match disk.open_write(&path) {
+            Ok(file) => file,
             Err(e) if e.is_not_found() => {
                 durable::mkdir_all_durable(disk, &self.shared.paths.streaming_directory, 0o777)?;
-                (disk.create_new(&path).map_err(full)?, true)
+                disk.create_new(&path).map_err(full)?
             }
             Err(e) => return Err(e.into()),
         };
@@ -179,7 +179,7 @@ impl Receiver<'_> {
         } else {
             None
         };
-        if new {
+        if len == 0 {
             disk.sync_dir(&self.shared.paths.streaming_directory)?;
         }
         Ok(Open { name, file, before })
@@ -193,14 +193,6 @@ impl Receiver<'_> {
         let name = open.name;
         let partial = self.path(&WalFileName::Partial(name));
         let whole = self.path(&WalFileName::Segment(name));
-        // First the place to go on, then the end of this one: at no moment does the directory look as if nothing followed.
-        if let Some(next) = name.next(self.size) {
-            let next = self.path(&WalFileName::Partial(next));
-            match disk.create_new(&next) {
-                Err(e) if e.is_already_exists() => {}
-                other => other.map(drop)?,
-            }
-        }
         match disk.rename_noreplace(&partial, &whole) {
             Err(e) if e.is_already_exists() => {
                 // From an earlier life, or from another receiver: it must be the same.
@@ -216,7 +208,17 @@ impl Receiver<'_> {
             }
             other => other?,
         }
+        // The new name is durable before the next file can be seen: else a crash could leave this one behind as unfinished, and
+        // nobody would ask for its segment any more.
         disk.sync_dir(&self.shared.paths.streaming_directory)?;
+        if let Some(next) = name.next(self.size) {
+            // The place to go on: without it, the last whole segment would have to stay here. Its name is made durable with
+            // its first byte.
+            match disk.create_new(&self.path(&WalFileName::Partial(next))) {
+                Err(e) if e.is_already_exists() => {}
+                other => other.map(drop)?,
+            }
+        }
         self.durable = self.position;
         (self.on_segment)(name);
         Ok(())
