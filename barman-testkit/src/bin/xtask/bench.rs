@@ -10,6 +10,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 mod backup;
 #[path = "bench_catalog.rs"]
 mod catalog;
+#[path = "bench_clients.rs"]
+mod clients;
 mod measure;
 #[path = "bench_wal.rs"]
 mod wal;
@@ -21,7 +23,8 @@ pub(crate) const USAGE: &str = "\
         --size-mb N    how large the cluster is (200; real figures need 2200)
         --rounds N     how often everybody runs (3)
         --segments N   how many WAL segments are archived (40; real figures need 200)
-        --only NAME    only backup, wal, catalog or components
+        --only NAME    only backup, wal, catalog, clients, receive or components
+        --seconds N    how long the receiver is followed (20; real figures need 120)
         --barman PATH  this program instead of the release build of this workspace
         --no-oracle    without the original Barman
         --no-setup     without a look at what is installed
@@ -33,6 +36,7 @@ pub(crate) struct Options {
     pub(crate) size_mb: u64,
     pub(crate) rounds: usize,
     pub(crate) segments: u64,
+    seconds: u64,
     only: Option<String>,
     program: Option<Utf8PathBuf>,
     pub(crate) oracle: bool,
@@ -47,6 +51,7 @@ impl Options {
             size_mb: 200,
             rounds: 3,
             segments: 40,
+            seconds: 20,
             only: None,
             program: None,
             oracle: true,
@@ -58,6 +63,7 @@ impl Options {
                 "--size-mb" => options.size_mb = rest.next()?.parse().ok()?,
                 "--rounds" => options.rounds = rest.next()?.parse().ok()?,
                 "--segments" => options.segments = rest.next()?.parse().ok()?,
+                "--seconds" => options.seconds = rest.next()?.parse().ok()?,
                 "--only" => options.only = Some((*rest.next()?).to_owned()),
                 "--barman" => options.program = Some((*rest.next()?).into()),
                 "--no-oracle" => options.oracle = false,
@@ -80,7 +86,7 @@ pub(crate) fn run(options: &Options, filter: &[String], cargo: impl Fn(&[&str]) 
         components.args(filter);
         visible(components)?;
     }
-    if !["backup", "wal", "catalog"].iter().any(|part| options.wants(part)) {
+    if !["backup", "wal", "catalog", "clients", "receive"].iter().any(|part| options.wants(part)) {
         return Ok(());
     }
     let program = match &options.program {
@@ -100,6 +106,12 @@ pub(crate) fn run(options: &Options, filter: &[String], cargo: impl Fn(&[&str]) 
     }
     if options.wants("wal") {
         rows.extend(wal::run(&options, &program)?);
+    }
+    if options.wants("clients") {
+        rows.extend(clients::run(&options, &program)?);
+    }
+    if options.wants("receive") {
+        clients::receive(options.seconds, &program)?;
     }
     if options.wants("backup") {
         rows.extend(backup::run(&options, &program)?);
