@@ -226,6 +226,52 @@ fn a_lost_primary_loses_no_commit_that_was_acknowledged() {
     assert!(max >= acknowledged && max <= acknowledged + 1, "{acknowledged} acknowledged, {max} restored");
 }
 
+/// WAL is received from a standby, which is promoted: the stream goes on over the same connection, on the new timeline.
+fn promoted_in_place(major: u32) {
+    let primary = server(major).start().unwrap();
+    primary.psql("CREATE TABLE t (n int, filler text)").unwrap();
+    let standby = Cluster::standby_of(&primary).unwrap();
+    let conninfo = standby.conninfo();
+    let mut rig = Rig::over(standby, &conninfo);
+    let mut receiver = rig.receive();
+    receiver.wait_log("starting log streaming at");
+    for _ in 0..3 {
+        primary.psql("INSERT INTO t SELECT n, repeat('x', 300) FROM generate_series(1, 3000) AS n").unwrap();
+    }
+    rig.cluster.catch_up(&primary).unwrap();
+    drop(primary);
+    rig.cluster.promote().unwrap();
+    receiver.wait_log("switched to timeline 2 at");
+    let closed = rig.write(3000);
+    assert!(closed.starts_with("00000002"), "{closed}");
+    rig.wait_archived(&closed);
+    rig.wait_archived("00000002.history");
+    assert!(receiver.is_running(), "{}", receiver.log());
+    assert!(!receiver.log().contains("trying again"), "{}", receiver.log());
+    assert!(rig.compare() >= 2);
+    rig.assert_no_hole("00000001");
+    rig.assert_no_hole("00000002");
+    assert_eq!(names(&rig.world.home().join("main/errors")), Vec::<String>::new());
+}
+
+#[test]
+fn a_promotion_in_place_is_followed_on_11() {
+    let Some(_) = pg::require(11) else { return };
+    promoted_in_place(11);
+}
+
+#[test]
+fn a_promotion_in_place_is_followed_on_15() {
+    let Some(_) = pg::require(15) else { return };
+    promoted_in_place(15);
+}
+
+#[test]
+fn a_promotion_in_place_is_followed_on_18() {
+    let Some(_) = pg::require(18) else { return };
+    promoted_in_place(18);
+}
+
 /// A standby is promoted under load: the receiver follows to the new timeline by itself.
 #[test]
 fn a_promotion_is_followed() {

@@ -162,19 +162,43 @@ pub(super) fn forget(shared: &Shared, names: &[WalFileName], ctx: &Ctx<'_>) -> R
     Ok(remove(shared, names)?)
 }
 
+/// No more than twice as many files are looked at at a time.
+const READERS: usize = 16;
+
 /// Makes the index from the files; the caller holds its lock.
 pub(super) fn rebuild_index(shared: &Shared, lock: &LockGuard) -> Result<Rebuilt, WalError> {
-    let (mut rebuilt, mut text) = (Rebuilt::default(), String::new());
+    let mut names = Vec::new();
     each_name(shared, &WalRange::default(), &mut |name| {
-        index::line(&describe(shared, &name)?, &mut text);
+        names.push(name);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    let mut rebuilt = Rebuilt::default();
+    for name in &names {
         *match name {
             WalFileName::Segment(_) => &mut rebuilt.segments,
             WalFileName::Partial(_) => &mut rebuilt.partial,
             WalFileName::BackupLabel { .. } => &mut rebuilt.backup_labels,
             WalFileName::History(_) => &mut rebuilt.history,
         } += 1;
-        Ok(ControlFlow::Continue(()))
+    }
+    // Opening a file is waiting for the disk: many at a time, and the lines in the order of the names.
+    let share = names.len().div_ceil(shared.options.workers.clamp(1, READERS) * 2).max(1);
+    let texts = std::thread::scope(|scope| {
+        let described = |some: &[WalFileName]| -> Result<String, WalError> {
+            let mut text = String::new();
+            for name in some {
+                index::line(&describe(shared, name)?, &mut text);
+            }
+            Ok(text)
+        };
+        let threads: Vec<_> = names.chunks(share).map(|some| scope.spawn(move || described(some))).collect();
+        let joined = threads.into_iter().map(|thread| match thread.join() {
+            Ok(text) => text,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        joined.collect::<Result<Vec<String>, WalError>>()
     })?;
+    let text = texts.concat();
     let _held = lock;
     index::write(shared, text.as_bytes()).map_err(|e| index::no_space(e, &shared.paths.index()))?;
     durable::remove_durable(&*shared.disk, &shared.paths.old_index())?;

@@ -255,7 +255,7 @@ impl Worker {
         let mut target = create(shared, &dir, &file.name)?;
         let path = target.path().to_owned();
         let result = if stored.algorithm == Algorithm::None {
-            self.pack_plain(shared, file, stored.plain, &mut *target)
+            self.pack_plain(shared, file, source, stored.plain, &mut *target)
         } else {
             self.copy_packed(shared, file, stored, &mut *target)
         };
@@ -291,12 +291,15 @@ impl Worker {
         &mut self,
         shared: &Shared,
         file: &Incoming,
+        source: &Stat,
         mut plain: impl Read,
         to: &mut dyn DiskFile,
     ) -> Result<Result<Stored, Fault>, WalError> {
         let compression = shared.options.compression.as_ref();
         let whole = compression.is_some_and(|c| !c.compressor.concatenable());
-        let size = if compression.is_some() { FRAME } else { PLAIN };
+        // A byte more than the file has, so that its end is met by the first reading.
+        let whole_file = usize::try_from(source.size).unwrap_or(usize::MAX).saturating_add(1);
+        let size = if compression.is_some() { FRAME.min(whole_file.max(PLAIN)) } else { PLAIN };
         let mut judge = Judge::new(shared, &file.name, Clusters::Present).with_landmarks();
         let mut seat = self.desks.sit();
         let Desk { encoder, chunk, frame } = &mut seat.desk;
