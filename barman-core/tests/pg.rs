@@ -10,6 +10,7 @@ mod admin;
 mod backup;
 mod login;
 mod scripted;
+mod streaming;
 mod tls;
 mod trouble;
 

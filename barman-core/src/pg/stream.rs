@@ -152,6 +152,10 @@ impl Session {
             }
             Err(panic) => std::panic::resume_unwind(panic),
         }
+        if streamed.as_ref().is_err_and(PgError::is_lost) {
+            // Given up in the middle: nothing more can be said there.
+            connection.mark_broken();
+        }
         let answers = match streamed? {
             Ended::Shutdown => {
                 connection.mark_broken();

@@ -34,7 +34,8 @@ struct Side {
 impl Side {
     fn new(program: &Utf8Path, original: bool) -> Result<Self> {
         let mut home = Home::new(program, original)?;
-        let server = home.world.server("main").conninfo("host=/nowhere user=postgres").option("archiver", "on");
+        let server =
+            home.world.server("main").conninfo("host=/nowhere user=postgres").option("archiver", "on");
         server.option("backup_method", "local-rsync").option("backup_options", "concurrent_backup");
         home.run(&["list-servers"])?;
         let bin = home.world.path().join("bin");
@@ -52,7 +53,13 @@ impl Side {
     }
 
     /// A loop over segments, run as the world's account.
-    fn each(&self, client: &str, options: &str, numbers: std::ops::RangeInclusive<u64>, last: &str) -> Result<Command> {
+    fn each(
+        &self,
+        client: &str,
+        options: &str,
+        numbers: std::ops::RangeInclusive<u64>,
+        last: &str,
+    ) -> Result<Command> {
         let config = self.home.world.write_config()?;
         let (client, user) = (self.client.join(client), &self.sshd.account().name);
         let names: Vec<String> = numbers.map(name).collect();
@@ -68,7 +75,9 @@ impl Side {
     /// Everything as before the first call.
     fn empty(&self) -> Result<()> {
         let (path, server) = (self.home.world.path(), self.home.world.home().join("main"));
-        shell(&format!("rm -rf {server}/incoming/* {server}/wals {server}/*xlog.db {path}/state {path}/spool"))
+        shell(&format!(
+            "rm -rf {server}/incoming/* {server}/wals {server}/*xlog.db {path}/state {path}/spool"
+        ))
     }
 
     /// The segments in the archive, plain.
@@ -95,9 +104,10 @@ pub(super) fn run(options: &Options, program: &Utf8Path) -> Result<Vec<Row>> {
                 SystemId::new(7_711_114_132_867_599_874),
                 PgVersion::new(150_000),
             );
-            for (path, bytes) in
-                [(wal.join(name(number)), bytes), (status.join(format!("{}.ready", name(number))), Vec::new())]
-            {
+            for (path, bytes) in [
+                (wal.join(name(number)), bytes),
+                (status.join(format!("{}.ready", name(number))), Vec::new()),
+            ] {
                 std::fs::write(&path, bytes).map_err(|source| Error::Io { verb: "write", path, source })?;
             }
         }
@@ -112,7 +122,8 @@ pub(super) fn run(options: &Options, program: &Utf8Path) -> Result<Vec<Row>> {
         None => Err(Error::Unsupported("without the original Barman".to_owned())),
     };
     let barman_empty = || barman.as_ref().map_or(Ok(()), Side::empty);
-    let barman_archived = || barman.as_ref().map_or(Ok(()), |side| side.empty().and_then(|()| side.archived()));
+    let barman_archived =
+        || barman.as_ref().map_or(Ok(()), |side| side.empty().and_then(|()| side.archived()));
     let work = format!("barman-wal-archive, {SEGMENTS} calls over ssh");
     for (what, first) in [("look-ahead", &state), ("one by one", &alone)] {
         let mut rivals = vec![Rival::new(format!("ours, {what}"), || send(first)).before(|| ours.empty())];
@@ -126,7 +137,8 @@ pub(super) fn run(options: &Options, program: &Utf8Path) -> Result<Vec<Row>> {
     let all = || ours.empty().and_then(|()| ours.archived());
     let spool = format!("--spool-dir {}/spool", ours.home.world.path());
     let ahead = format!("{spool} -p 4 --native-idle 3");
-    let fetch = |options: &str, numbers| ours.each("barman-wal-restore", options, numbers, "$wal RECOVERYXLOG");
+    let fetch =
+        |options: &str, numbers| ours.each("barman-wal-restore", options, numbers, "$wal RECOVERYXLOG");
     let work = format!("barman-wal-restore, {SEGMENTS} calls over ssh");
     for (what, first, second) in [("-p 4", &ahead, "-p 4"), ("one by one", &spool, "")] {
         let mut rivals = vec![Rival::new(format!("ours, {what}"), || fetch(first, 1..=SEGMENTS)).before(all)];
@@ -143,7 +155,10 @@ pub(super) fn run(options: &Options, program: &Utf8Path) -> Result<Vec<Row>> {
         all()?;
         os::run(&mut fetch(&ahead, 1..=1)?).map(drop)?;
         let waiting = format!("{}/spool/native-*", ours.home.world.path());
-        shell(&format!("n=0; until ls {waiting}/{} >/dev/null 2>&1 || [ $n -gt 500 ]; do sleep 0.02; n=$((n+1)); done", name(5)))
+        shell(&format!(
+            "n=0; until ls {waiting}/{} >/dev/null 2>&1 || [ $n -gt 500 ]; do sleep 0.02; n=$((n+1)); done",
+            name(5)
+        ))
     };
     let rivals = [
         Rival::new("ours, in the spool", || fetch(&ahead, 2..=5)).before(warm),
@@ -196,11 +211,13 @@ pub(super) fn receive(seconds: u64, program: &Utf8Path) -> Result<()> {
     let (began, pace) = (Instant::now(), Duration::from_millis(10));
     let (mut made, mut samples, mut behind) = (0u32, Vec::new(), 0i64);
     while began.elapsed() < Duration::from_secs(seconds) {
-        session.query("SELECT pg_logical_emit_message(false, 'bench', repeat(md5(random()::text), 32700))")?;
+        session
+            .query("SELECT pg_logical_emit_message(false, 'bench', repeat(md5(random()::text), 32700))")?;
         made += 1;
         if made % 500 == 0 {
             samples.push(resident_kib(receiver.id()).unwrap_or(0));
-            let sql = "SELECT coalesce(max(pg_current_wal_lsn() - flush_lsn), 0)::bigint FROM pg_stat_replication";
+            let sql =
+                "SELECT coalesce(max(pg_current_wal_lsn() - flush_lsn), 0)::bigint FROM pg_stat_replication";
             behind = behind.max(session.psql(sql)?.parse().unwrap_or(0));
         }
         let due = pace * made;
