@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use barman_core::format::control::ControlFile;
 use barman_core::format::wal_page::{Completeness, Expectations, FirstPage, Validator};
+use barman_core::io::{Disk, IoErrorKind, RealDisk};
 use barman_core::model::{SegmentName, SegmentSize, SystemId};
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::fs::{FlockOperation, flock};
@@ -150,9 +151,9 @@ impl Spool {
             fs::remove_file(&path)?;
             return Ok(false);
         }
-        match fs::rename(&path, dest) {
+        match RealDisk.replace(&path, dest) {
             Ok(()) => Ok(true),
-            Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
+            Err(e) if e.kind() == IoErrorKind::CannotLink => {
                 let directory =
                     dest.parent().filter(|d| !d.as_str().is_empty()).unwrap_or(Utf8Path::new("."));
                 let mut copy =
@@ -162,8 +163,8 @@ impl Spool {
                 fs::remove_file(&path)?;
                 Ok(true)
             }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(e) => Err(e),
+            Err(e) if e.is_not_found() => Ok(false),
+            Err(e) => Err(io::Error::other(e)),
         }
     }
 

@@ -59,7 +59,7 @@ fn receive(home: &Home, disk: &CrashDisk, wal: &[u8], acknowledged: &Cell<u64>) 
         sink.write(at(offset), piece)?;
         acknowledged.set(acknowledged.get().max(sink.durable().get()));
         offset += piece.len();
-        if offset % 2 == 0 || offset == wal.len() {
+        if offset.is_multiple_of(2) || offset == wal.len() {
             sink.flush()?;
             acknowledged.set(acknowledged.get().max(sink.durable().get()));
         }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use barman_testkit::oracle::Barman;
 use barman_testkit::os::TestDir;
 use barman_testkit::pg::{self, Cluster, Wait};
 use barman_testkit::world::{Run, World};
@@ -157,6 +158,34 @@ fn i26_what_is_left_of_another_timeline_goes() {
     let run = recovery.fetch(&options, &segment(4));
     assert_eq!(run.code(), Some(0), "{run}");
     assert!(run.stderr.contains("WARNING: nothing is fetched ahead"), "{run}");
+}
+
+/// I26: Barman sends what it has, sound or not; what is not sound never waits in the spool and never reaches the server.
+#[test]
+fn i26_what_barman_sends_is_verified_here() {
+    let Some(barman) = Barman::require() else { return };
+    let bindir = barman.bindir().to_owned();
+    let Some((home, line)) = scene(move |_| bindir.clone()) else { return };
+    for number in 1..=4 {
+        let mut bytes = wal(number);
+        if number == 3 {
+            bytes[300_000] ^= 1;
+        }
+        archive(&home, number, bytes);
+    }
+    home.barman(&["list-servers"]);
+    let options = ["-p", "3", "--native-idle", "4"];
+    let recovery = Recovery::new(&home, &line, "data");
+    recovery.brings(&options, 1);
+    wait("segments 2 and 4 in the spool", || recovery.waiting() == [segment(2), segment(4)]);
+    recovery.brings(&options, 2);
+    let run = recovery.fetch(&options, &segment(3));
+    assert_eq!(run.code(), Some(126), "{run}");
+    assert!(
+        run.stderr.contains(&format!("The WAL file {} that Barman sent is not sound", segment(3))),
+        "{run}"
+    );
+    assert!(!recovery.data.join("RECOVERYXLOG").exists());
 }
 
 /// A restored server replays through the spool.

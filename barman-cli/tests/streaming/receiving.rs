@@ -151,7 +151,7 @@ fn i6_a_partial_segment_is_compared_and_never_cut() {
     receiver.wait_log("starting log streaming at");
     rig.cluster.psql("INSERT INTO t VALUES (0, 'more')").unwrap();
     let more = || fs::read(&partial).unwrap();
-    wait("more in the partial", || String::new(), || more().iter().rposition(|b| *b != 0).unwrap() > used);
+    wait("more in the partial", String::new, || more().iter().rposition(|b| *b != 0).unwrap() > used);
     assert_eq!(more().get(..used), kept.get(..used));
     receiver.kill9();
 

@@ -51,7 +51,7 @@ impl LocalWalArchive {
             (Err(e), _) => return Err(e.into()),
             (_, Err(e)) => return Err(e),
         };
-        let Some(facts) = stored::examine(shared, segment, Clusters::Known, stored.plain)? else {
+        let Some(facts) = stored::examine(shared, segment, Clusters::Known, &path, stored.plain)? else {
             return Ok(None);
         };
         // Without a whole record it says nothing.

@@ -288,15 +288,16 @@ pub(super) fn examine(
     shared: &Shared,
     name: SegmentName,
     clusters: Clusters,
+    path: &Utf8Path,
     mut plain: impl Read,
 ) -> Result<Option<SegmentFacts>, WalError> {
     let mut chunk = vec![0; READ];
     let mut validator: Option<Validator> = None;
     loop {
         let count = match super::take::fill(&mut plain, &mut chunk) {
-            Ok(count) => count,
-            // What was read before the damage counts.
-            Err(_) => 0,
+            Err(e) if damage(&e).is_none() => return Err(e).context("read", path).map_err(Into::into),
+            // What was read before damage counts.
+            other => other.unwrap_or_default(),
         };
         let bytes = chunk.get(..count).unwrap_or_default();
         match &mut validator {
