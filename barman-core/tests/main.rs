@@ -19,6 +19,7 @@ mod floor_plan;
 mod pg;
 mod transport;
 mod wal_archive;
+mod wal_commits;
 mod wal_faults;
 mod wal_page;
 mod wal_receiver;
