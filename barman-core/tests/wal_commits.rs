@@ -65,3 +65,32 @@ fn a_commit_on_the_edge_of_segments_is_found() {
         }
     }
 }
+
+/// A file that somebody else put in the place of another one is read anew.
+#[test]
+fn a_segment_that_was_exchanged_is_read_anew() {
+    let segment = |time: i64| {
+        let mut wal =
+            WalWriter::new(Timeline::FIRST, SegmentNo::new(5), size(), SYSTEM, PgVersion::new(170_000));
+        wal.record(1, 0, &commit(time));
+        wal.switch();
+        wal.finish()
+    };
+    let home = Home::new();
+    let archive = home.archive();
+    home.deliver(&archive, wal(5), &segment(1_000), LONG_AGO);
+    home.run(&archive);
+    let name = wal(5).as_segment().unwrap();
+    let last = |archive: &barman_core::wal::LocalWalArchive| {
+        archive.commits(size()).times(name).unwrap().unwrap().last()
+    };
+    assert_eq!(last(&archive), Some(PgTime(1_000)));
+    let path = archive.paths().file(&wal(5));
+    std::fs::remove_file(&path).unwrap();
+    super::wal_archive::write(&barman_core::io::RealDisk, &path, &segment(7_000), LONG_AGO + 60);
+    assert_eq!(last(&archive), Some(PgTime(7_000)));
+    // What was learnt is remembered, and holds.
+    assert_eq!(last(&archive), Some(PgTime(7_000)));
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(archive.commits(size()).times(name).unwrap(), None);
+}

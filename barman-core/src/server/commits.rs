@@ -131,6 +131,9 @@ impl Server {
             });
         }
         for (at, name) in names.iter().enumerate().rev() {
+            if commits.times(*name)?.is_none_or(|times| !times.has_ends()) {
+                continue;
+            }
             let found = commits.landmarks(*name, names.get(at + 1).copied())?;
             if let Some(last) = found.iter().rev().find(|l| is_end(l)) {
                 return Ok(TimeStop::Never { last: last.time.to_utc().map(|time| (time, last.lsn)) });

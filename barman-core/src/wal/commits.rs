@@ -21,6 +21,9 @@ const READ: usize = 256 << 10;
 /// What the index knows of a segment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SegmentTimes {
+    /// The time of the file that this was read from, in seconds: a file that has another one is another file.
+    #[serde(rename = "w")]
+    written: i64,
     /// How many transactions ended in it.
     #[serde(rename = "n")]
     pub ends: u64,
@@ -45,9 +48,10 @@ pub struct SegmentTimes {
 }
 
 impl SegmentTimes {
-    fn of(facts: &SegmentFacts) -> Self {
+    fn of(facts: &SegmentFacts, written: i64) -> Self {
         let ends = || facts.landmarks.iter().filter(|l| !matches!(l.kind, LandmarkKind::RestorePoint(_)));
         Self {
+            written,
             ends: ends().count() as u64,
             min: ends().map(|l| l.time.0).min(),
             max: ends().map(|l| l.time.0).max(),
@@ -57,6 +61,11 @@ impl SegmentTimes {
             // Only the beginning of a record that might be a landmark is of use, and that is known by the segment before.
             carried: hex::encode(&facts.carried),
         }
+    }
+
+    /// Whether a transaction ended in it, or may have begun to end.
+    pub fn has_ends(&self) -> bool {
+        self.ends > 0 || self.tail.is_some()
     }
 
     /// Whether it has restore points or transactions that drop files, as far as those lie in it as a whole; a record on its
@@ -107,8 +116,8 @@ fn path(shared: &Shared) -> Utf8PathBuf {
 }
 
 /// The line of a segment that has just been judged.
-pub(super) fn line(name: SegmentName, facts: &SegmentFacts) -> String {
-    let line = Line { s: name.to_string(), times: SegmentTimes::of(facts) };
+pub(super) fn line(name: SegmentName, facts: &SegmentFacts, written: i64) -> String {
+    let line = Line { s: name.to_string(), times: SegmentTimes::of(facts, written) };
     serde_json::to_string(&line).map(|text| text + "\n").unwrap_or_default()
 }
 
@@ -193,12 +202,14 @@ impl Commits<'_> {
     /// What is known of a segment; read from the segment where the index has no line. `None` when it is not in the archive, or
     /// is not sound.
     pub fn times(&mut self, name: SegmentName) -> Result<Option<SegmentTimes>, WalError> {
-        if let Some(times) = self.known.get(&name) {
+        // Somebody else may have put another file in its place: Barman knows nothing of this index.
+        let Some(written) = self.written(name)? else { return Ok(None) };
+        if let Some(times) = self.known.get(&name).filter(|times| times.written == written) {
             return Ok(Some(times.clone()));
         }
         let Some(facts) = self.read(name)? else { return Ok(None) };
-        self.learnt.push_str(&line(name, &facts));
-        let times = SegmentTimes::of(&facts);
+        self.learnt.push_str(&line(name, &facts, written));
+        let times = SegmentTimes::of(&facts, written);
         self.known.insert(name, times.clone());
         Ok(Some(times))
     }
@@ -220,8 +231,9 @@ impl Commits<'_> {
         name: SegmentName,
         next: Option<SegmentName>,
     ) -> Result<Vec<Landmark>, WalError> {
+        let Some(written) = self.written(name)? else { return Ok(Vec::new()) };
         let Some(facts) = self.read(name)? else { return Ok(Vec::new()) };
-        self.known.insert(name, SegmentTimes::of(&facts));
+        self.known.insert(name, SegmentTimes::of(&facts, written));
         let crossing = self.crossing(name, next)?;
         Ok(facts.landmarks.into_iter().chain(crossing).collect())
     }
@@ -229,6 +241,15 @@ impl Commits<'_> {
     /// How long the segments are.
     pub fn segment_size(&self) -> SegmentSize {
         self.size
+    }
+
+    /// The time of a segment's file, in seconds; `None` when there is none.
+    fn written(&self, name: SegmentName) -> Result<Option<i64>, WalError> {
+        let shared = &self.archive.shared;
+        match shared.disk.stat(&shared.paths.file(&WalFileName::Segment(name))) {
+            Err(e) if e.is_not_found() => Ok(None),
+            other => Ok(Some(other?.mtime.seconds)),
+        }
     }
 
     fn read(&self, name: SegmentName) -> Result<Option<SegmentFacts>, WalError> {

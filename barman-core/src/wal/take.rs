@@ -336,7 +336,7 @@ impl Worker {
             }
         }
         let name = compression.map(|c| c.name.clone());
-        Ok(judge.conclude()?.map(|facts| (name, times(file, facts.as_deref()))))
+        Ok(judge.conclude()?.map(|facts| (name, times(file, source, facts.as_deref()))))
     }
 
     /// A source that is packed already is checked by its plain bytes and stored as it is.
@@ -403,9 +403,10 @@ fn is_abandoned(name: &str) -> bool {
 type Stored = (Option<String>, String);
 
 /// The line of the commit index for a whole segment.
-fn times(file: &Incoming, facts: Option<&SegmentFacts>) -> String {
+fn times(file: &Incoming, source: &Stat, facts: Option<&SegmentFacts>) -> String {
     match (file.name, facts) {
-        (WalFileName::Segment(name), Some(facts)) => commits::line(name, facts),
+        // The archived file gets the time of its source.
+        (WalFileName::Segment(name), Some(facts)) => commits::line(name, facts, source.mtime.seconds),
         _ => String::new(),
     }
 }
