@@ -252,9 +252,14 @@ fn full(number: usize, client: &ReplicationClient, status: &ReplicationStatus, a
     value
 }
 
-/// The server's text of a time as Python prints it: minutes in the offset.
+/// The server's text of a time as Python prints it: six digits of a second or none, minutes in the offset.
 fn started(text: &str) -> String {
-    let minutes =
-        text.rfind(['+', '-']).and_then(|at| text.get(at..)).is_some_and(|offset| offset.len() == 3);
-    if minutes { format!("{text}:00") } else { text.to_owned() }
+    let Some(at) = text.rfind(['+', '-']) else { return text.to_owned() };
+    let (clock, offset) = text.split_at(at);
+    let clock = match clock.split_once('.') {
+        Some((whole, fraction)) => format!("{whole}.{fraction:0<6}"),
+        None => clock.to_owned(),
+    };
+    let minutes = if offset.len() == 3 { ":00" } else { "" };
+    format!("{clock}{offset}{minutes}")
 }

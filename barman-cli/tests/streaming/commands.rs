@@ -152,6 +152,34 @@ fn wal_that_is_gone_is_said() {
     assert!(rig.compare() >= 1);
 }
 
+/// Where nothing was streamed yet and the server has no longer what follows the archive, it is said, and what there is comes in.
+#[test]
+fn an_archive_that_ends_too_early_is_gone_on_from_what_there_is() {
+    let Some(_) = pg::require(15) else { return };
+    let cluster = server(15).conf("wal_keep_size", "0").conf("min_wal_size", "2MB").start().unwrap();
+    let conninfo = cluster.conninfo();
+    let rig = Rig::over(cluster, &conninfo);
+    let mut receiver = rig.receive();
+    receiver.wait_log("starting log streaming at");
+    let first = rig.write(10);
+    rig.wait_archived(&first);
+    receiver.interrupt();
+    rig.cluster.psql("SELECT pg_drop_replication_slot('barman')").unwrap();
+    for name in names(&rig.streaming_dir()) {
+        fs::remove_file(rig.streaming_dir().join(name)).unwrap();
+    }
+    for _ in 0..4 {
+        rig.write(9000);
+        rig.cluster.psql("CHECKPOINT").unwrap();
+    }
+    let mut receiver = rig.receive();
+    receiver.wait_log("where the archive ends");
+    let closed = rig.write(10);
+    rig.wait_archived(&closed);
+    assert!(receiver.is_running(), "{}", receiver.log());
+    assert_eq!(receiver.log().matches("where the archive ends").count(), 1, "{}", receiver.log());
+}
+
 /// Another cluster behind the same address is not received from.
 #[test]
 fn another_cluster_is_refused() {

@@ -14,7 +14,7 @@ use crate::io::{LockError, LockName};
 use crate::model::{Lsn, SegmentSize, Timeline};
 use crate::pg::{PgError, Session, StreamEnd, StreamError, StreamRequest, SystemIdentity};
 use crate::policy::streaming_start::{Origin, StartFacts, StreamingStart, streaming_start};
-use crate::wal::WalError;
+use crate::wal::{Taken, TakenHow, WalError};
 
 /// How often the server is told how far we are; it gives a silent client up after `wal_sender_timeout` (60 s), and a
 /// silent server is given up after three times this.
@@ -45,6 +45,15 @@ struct Around<'a> {
     wake: &'a mpsc::Sender<()>,
     /// A stream ran: from now on trouble is waited out.
     streamed: bool,
+}
+
+/// Ends the helpers of a receiver.
+struct EndsHelpers<'a>(&'a Cancel);
+
+impl Drop for EndsHelpers<'_> {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
 }
 
 impl Server {
@@ -81,9 +90,11 @@ impl Server {
             let (prompt, done) = (&prompt, &done);
             scope.spawn(move || self.archive_behind(&waiting, done, ctx));
             scope.spawn(move || self.watch_synchronous(prompt, done, ctx));
+            // In whatever way this ends, the helpers end too.
+            let end = EndsHelpers(done);
             let mut around = Around { prompt, wake: &wake, streamed: false };
             let result = self.receive_until_stopped(&mut around, ctx);
-            done.cancel();
+            drop(end);
             drop(wake);
             result
         })
@@ -143,8 +154,9 @@ impl Server {
         around.prompt.store(self.is_synchronous(&mut session).unwrap_or(false), Ordering::Relaxed);
         session.close();
         let history = self.fetch_histories(&mut stream, identity.timeline)?;
+        self.wal.settle_streamed()?;
         let start = self.starting_point(&identity, history.as_ref(), kept, size)?;
-        self.follow(stream, start, &identity, kept, size, around, ctx)
+        self.follow(stream, start, &identity, history.as_ref(), kept, size, around, ctx)
     }
 
     #[expect(clippy::too_many_arguments, reason = "the facts of one connection, used once")]
@@ -153,6 +165,7 @@ impl Server {
         mut stream: Session,
         mut start: StreamingStart,
         identity: &SystemIdentity,
+        history: Option<&TimelineHistory>,
         kept: Option<Lsn>,
         size: SegmentSize,
         around: &mut Around<'_>,
@@ -203,12 +216,17 @@ impl Server {
                     // would have without a receiver.
                     if start.origin == Origin::Archive {
                         let segment = kept.unwrap_or(identity.position).segment(size);
+                        let begins = Lsn::segment_start(segment, size).unwrap_or(identity.position);
+                        let timeline =
+                            history.map_or(identity.timeline, |history| history.timeline_of(begins));
                         ctx.warn(format!(
                             "{name}: the server has no longer the WAL from {lsn} on, where the archive ends. WAL is received \
                              from segment {} on; points in time between them cannot be restored: take a new backup",
-                            crate::model::SegmentName::new(identity.timeline, segment, size)
+                            crate::model::SegmentName::new(timeline, segment, size)
                         ));
-                        start = StreamingStart { timeline: identity.timeline, segment, origin: Origin::Slot };
+                        start = StreamingStart { timeline, segment, origin: Origin::Slot };
+                        // The server ended the other one with its error.
+                        stream = self.wal_streaming()?;
                         continue;
                     }
                     let server = name.clone();
@@ -343,8 +361,17 @@ impl Server {
             due = match self.archive_wal(ctx) {
                 Ok(outcome) => {
                     self.report_archived(&outcome, ctx);
-                    outcome.files().filter_map(trouble).for_each(&mut tell);
-                    outcome.busy.is_some()
+                    let troubles: Vec<String> = outcome.files().filter_map(trouble).collect();
+                    let healthy = troubles.is_empty();
+                    troubles.into_iter().for_each(&mut tell);
+                    if healthy {
+                        // What comes again after a good time is told again.
+                        told.clear();
+                    }
+                    let waits =
+                        |taken: &Taken| matches!(taken.how, TakenHow::Failed { .. } | TakenHow::Growing);
+                    let limited = self.config.options.streaming_archiver_batch_size > 0;
+                    outcome.busy.is_some() || outcome.files().any(waits) || limited && !outcome.is_empty()
                 }
                 Err(_) if done.is_cancelled() => return,
                 Err(error) => {

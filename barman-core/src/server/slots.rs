@@ -1,9 +1,12 @@
 //! What `receive-wal` does beside receiving: making and dropping the slot, and aligning the place to go on.
 
+use std::time::Duration;
+
 use camino::Utf8PathBuf;
 
 use super::{Server, ServerError};
 use crate::ctx::{Cancel, Ctx};
+use crate::format::conninfo::ConnInfo;
 use crate::io::{LockError, LockName};
 use crate::model::{SegmentName, WalFileName};
 use crate::pg::{ReplicationSlot, Session};
@@ -12,6 +15,17 @@ use crate::pg::{ReplicationSlot, Session};
 const DUPLICATE: &str = "42710";
 const UNDEFINED: &str = "42704";
 const IN_USE: &str = "55006";
+
+/// How long a server may take to answer; a stream has limits of its own.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server that takes the connection and then says nothing must not hold a receiver for ever.
+fn bounded(info: &mut ConnInfo) -> Result<(), ServerError> {
+    if info.get("connect_timeout").is_none() {
+        info.set("connect_timeout", "30").map_err(|e| ServerError::Usage(e.to_string()))?;
+    }
+    Ok(())
+}
 
 /// What `receive-wal --reset` did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +58,10 @@ impl Server {
         if info.get("application_name").is_none() {
             info.set("application_name", "barman").map_err(|e| ServerError::Usage(e.to_string()))?;
         }
-        Ok(Session::connect(&info, &self.host.environment, cancel)?)
+        bounded(&mut info)?;
+        let mut session = Session::connect(&info, &self.host.environment, cancel)?;
+        session.set_limit(Some(PATIENCE));
+        Ok(session)
     }
 
     /// A replication connection for receiving WAL, under the receiver's name.
@@ -55,7 +72,10 @@ impl Server {
         let mut info = self.parse_conninfo(text)?;
         let name = options.streaming_archiver_name.as_deref().unwrap_or("barman_receive_wal");
         info.set("application_name", name).map_err(|e| ServerError::Usage(e.to_string()))?;
-        Ok(Session::connect_replication(&info, &self.host.environment, &self.host.cancel)?)
+        bounded(&mut info)?;
+        let mut session = Session::connect_replication(&info, &self.host.environment, &self.host.cancel)?;
+        session.set_limit(Some(PATIENCE));
+        Ok(session)
     }
 
     /// What is used in place of `streaming_conninfo` and `conninfo`, in Barman's words; `None` where nothing is.

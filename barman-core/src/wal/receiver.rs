@@ -74,8 +74,9 @@ impl LocalWalArchive {
         let archived = match super::stored::open(shared, &shared.paths.file(&name)) {
             Ok(mut stored) => {
                 let mut bytes = Vec::new();
-                let read = stored.plain.read_to_end(&mut bytes);
-                read.ok().map(|_| bytes)
+                let path = shared.paths.file(&name);
+                crate::io::IoContext::context(stored.plain.read_to_end(&mut bytes), "read", &path)?;
+                Some(bytes)
             }
             Err(WalError::Io(e)) if e.is_not_found() => None,
             Err(e) => return Err(e),
@@ -109,15 +110,27 @@ impl LocalWalArchive {
     /// The WAL files in `streaming/`, in archive order.
     pub fn streamed(&self) -> Result<Vec<WalFileName>, WalError> {
         let dir = &self.shared.paths.streaming_directory;
-        match self.shared.disk.names(dir) {
-            Err(e) if e.is_not_found() => Ok(Vec::new()),
-            // Other names are looked at by the archiver.
-            Err(e) if e.kind() == crate::io::IoErrorKind::NotUtf8 => Ok(Vec::new()),
-            Err(e) => Err(e.into()),
-            Ok(names) => {
-                let wal = |name: &String| name.parse::<WalFileName>().ok().filter(|w| w.to_string() == *name);
-                Ok(names.iter().filter_map(wal).collect())
-            }
+        let mut names = Vec::new();
+        let listed = self.shared.disk.list(dir, &mut |item| {
+            names.push(item.name);
+            std::ops::ControlFlow::Continue(())
+        });
+        match listed {
+            // Names that are not UTF-8 are not those of WAL; all others were delivered.
+            Err(e) if e.is_not_found() || e.kind() == crate::io::IoErrorKind::NotUtf8 => {}
+            other => other?,
+        }
+        names.sort_unstable();
+        let wal = |name: &String| name.parse::<WalFileName>().ok().filter(|w| w.to_string() == *name);
+        Ok(names.iter().filter_map(wal).collect())
+    }
+
+    /// Makes the names in `streaming/` durable, as they are: a receiver that was killed may not have come to it, and what
+    /// is decided by these names is told to the server.
+    pub fn settle_streamed(&self) -> Result<(), WalError> {
+        match self.shared.disk.sync_dir(&self.shared.paths.streaming_directory) {
+            Err(e) if e.is_not_found() => Ok(()),
+            other => Ok(other?),
         }
     }
 
@@ -179,9 +192,8 @@ impl Receiver<'_> {
         } else {
             None
         };
-        if len == 0 {
-            disk.sync_dir(&self.shared.paths.streaming_directory)?;
-        }
+        // Also for a file that was there: whoever made it may not have lived until its name was durable.
+        disk.sync_dir(&self.shared.paths.streaming_directory)?;
         Ok(Open { name, file, before })
     }
 
@@ -203,8 +215,8 @@ impl Receiver<'_> {
                         ),
                     });
                 }
-                disk.sync_file(&whole)?;
-                disk.unlink(&partial)?;
+                // The one that has just been made durable takes its place.
+                disk.replace(&partial, &whole)?;
             }
             other => other?,
         }
@@ -226,7 +238,8 @@ impl Receiver<'_> {
 }
 
 impl Open {
-    /// Writes what nobody wrote yet; what is there must be the same.
+    /// Writes the bytes; what is there must be the same. It is written again all the same: it may lie in the cache only, from
+    /// before an fsync that failed, and the next fsync would have nothing to do (I29).
     fn put(&mut self, offset: u64, bytes: &[u8]) -> Result<(), WalError> {
         if let Some(before) = &mut self.before {
             if offset < before.len {
@@ -234,9 +247,6 @@ impl Open {
                 before.buffer.resize(overlap, 0);
                 let n = before.file.read_at(&mut before.buffer, offset)?;
                 let there = before.buffer.get(..n).unwrap_or_default();
-                if bytes.get(..n) == Some(there) && n == bytes.len() {
-                    return Ok(());
-                }
                 // Zeros are what was never written, or never reached the disk before the power went.
                 if let Some(at) = there.iter().zip(bytes).position(|(old, new)| old != new && *old != 0) {
                     return Err(WalError::Stream {
