@@ -84,13 +84,19 @@ pub(crate) fn private_directory(
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
         other => other?,
     }
-    let found = fs::symlink_metadata(&dir)?;
     let own = rustix::process::geteuid().as_raw();
-    if found.is_dir() && found.uid() == own && found.mode() & 0o022 == 0 {
-        return Ok(dir);
+    let refused = |path: &Utf8Path| {
+        let text = format!("{path} belongs to somebody else, or others may write there");
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
+    };
+    // Whoever has the directory above could put another one in the place of ours; in a sticky one nobody can.
+    let above = fs::metadata(base)?;
+    let shared = above.mode() & 0o022 != 0 && above.mode() & 0o1000 == 0;
+    if shared || (above.uid() != 0 && above.uid() != own) {
+        return refused(base);
     }
-    let text = format!("{dir} belongs to somebody else, or others may write there");
-    Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
+    let found = fs::symlink_metadata(&dir)?;
+    if found.is_dir() && found.uid() == own && found.mode() & 0o022 == 0 { Ok(dir) } else { refused(&dir) }
 }
 
 /// Prints an error and gives the exit status.

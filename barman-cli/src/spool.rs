@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use barman_core::format::control::ControlFile;
 use barman_core::format::wal_page::{Completeness, Expectations, FirstPage, Validator};
-use barman_core::io::{Disk, IoErrorKind, RealDisk};
+use barman_core::io::{Disk, IoErrorKind, RealDisk, fill};
 use barman_core::model::{SegmentName, SegmentSize, SystemId};
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::fs::{FlockOperation, flock};
@@ -98,19 +98,6 @@ impl Cluster {
     }
 }
 
-fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut done = 0;
-    while done < buffer.len() {
-        match from.read(&mut buffer[done..]) {
-            Ok(0) => break,
-            Ok(n) => done += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(done)
-}
-
 /// The directory of one server in recovery.
 pub(crate) struct Spool {
     dir: Utf8PathBuf,
@@ -173,38 +160,38 @@ impl Spool {
         let mut want = tempfile::Builder::new().prefix(".want-").tempfile_in(&self.dir)?;
         writeln!(want, "{segment} {size}")?;
         want.persist(self.dir.join(".want")).map_err(|e| e.error)?;
-        match self.lock()? {
-            None => Ok(()),
-            Some(lock) => {
-                // Only to see that nobody has it; the new process takes it by itself.
-                drop(lock);
+        match self.is_served()? {
+            true => Ok(()),
+            false => {
                 let mut command = Command::new(std::env::current_exe()?);
-                command.args(std::env::args_os().skip(1)).arg("--native-prefetch");
+                command.arg("--native-prefetch").args(std::env::args_os().skip(1));
                 command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
                 command.spawn().map(drop)
             }
         }
     }
 
-    /// The lock of whoever fetches ahead; `None` when somebody does.
-    fn lock(&self) -> io::Result<Option<File>> {
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(self.dir.join(".lock"))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    /// The lock of whoever fetches ahead; `None` when somebody has it.
+    fn lock(&self, how: FlockOperation) -> io::Result<Option<File>> {
+        let mut options = OpenOptions::new();
+        let file =
+            options.create(true).truncate(false).write(true).mode(0o600).open(self.dir.join(".lock"))?;
+        match flock(&file, how) {
             Ok(()) => Ok(Some(file)),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(e) => Err(e.into()),
         }
     }
 
+    /// Whether a process fetches ahead.
+    fn is_served(&self) -> io::Result<bool> {
+        Ok(self.lock(FlockOperation::NonBlockingLockShared)?.is_none())
+    }
+
     /// Whether a file is being fetched by a process that lives.
     fn is_coming(&self, name: &str) -> bool {
         let listed = fs::read_to_string(self.dir.join(".coming")).unwrap_or_default();
-        listed.lines().any(|line| line == name) && matches!(self.lock(), Ok(None))
+        listed.lines().any(|line| line == name) && matches!(self.is_served(), Ok(true))
     }
 
     fn say_coming(&self, names: &[SegmentName]) -> io::Result<()> {
@@ -252,7 +239,16 @@ impl Spool {
         cluster: Cluster,
         fetch: &(dyn Fn(&Remote, &str, &mut File) -> Fetched + Sync),
     ) -> io::Result<()> {
-        let Some(_lock) = self.lock()? else { return Ok(()) };
+        // Others look for moments whether somebody has it.
+        let mut tries = 0;
+        let _lock = loop {
+            tries += 1;
+            match self.lock(FlockOperation::NonBlockingLockExclusive)? {
+                Some(lock) => break lock,
+                None if tries < 10 => pause(LOOK),
+                None => return Ok(()),
+            }
+        };
         std::env::set_current_dir(&self.dir)?;
         let (mut connection, mut sharing): (Option<Shared>, bool) = (None, true);
         let (mut seen, mut asked, mut failures) = (None, Instant::now(), 0);

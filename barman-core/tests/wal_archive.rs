@@ -14,8 +14,8 @@ use barman_core::format::wal_page::synthetic;
 use barman_core::io::{Disk, Locks, RealDisk};
 use barman_core::model::{PgVersion, SegmentNo, SegmentSize, SystemId, Timeline, WalFileName};
 use barman_core::wal::{
-    Compression, Incoming, LocalWalArchive, Packing, Request, Source, TakenHow, WalArchive, WalEntry,
-    WalError, WalOptions, WalPaths, WalRange,
+    Compression, Incoming, LocalWalArchive, Packing, Receiving, Request, Source, TakenHow, WalArchive,
+    WalEntry, WalError, WalOptions, WalPaths, WalRange,
 };
 use barman_testkit::clock::StepClock;
 use camino::{Utf8Path, Utf8PathBuf};
@@ -139,7 +139,7 @@ pub(super) fn run(
     archive: &LocalWalArchive,
     ctx: &Ctx<'_>,
 ) -> Result<Vec<(WalFileName, TakenHow)>, WalError> {
-    let batch = archive.batch(Source::Incoming, None, ctx)?;
+    let batch = archive.batch(Source::Incoming, Receiving::Nobody, None, ctx)?;
     let mut intake = archive.intake(*ctx)?;
     for file in batch.files {
         intake.put(file)?;
@@ -417,9 +417,9 @@ fn names_that_are_no_wal_go_to_errors_and_unfinished_deliveries_stay() {
     }
     home.deliver(&archive, wal(1), &segment(1), LONG_AGO);
     home.deliver(&archive, wal(2), &segment(2), LONG_AGO);
-    let batch = archive.batch(Source::Incoming, Some(3), &home.ctx()).unwrap();
+    let batch = archive.batch(Source::Incoming, Receiving::Nobody, Some(3), &home.ctx()).unwrap();
     assert_eq!((batch.entries, batch.files.len(), batch.unknown.len()), (6, 2, 1));
-    let batch = archive.batch(Source::Incoming, None, &home.ctx()).unwrap();
+    let batch = archive.batch(Source::Incoming, Receiving::Nobody, None, &home.ctx()).unwrap();
     assert_eq!((batch.files.len(), batch.unknown.len()), (2, 3));
     assert_eq!(RealDisk.names(&archive.paths().incoming_directory).unwrap().len(), 4);
     assert!(errors(&archive).contains(&"dir.20261122T214528Z.unknown".to_owned()), "{:?}", errors(&archive));
@@ -428,7 +428,7 @@ fn names_that_are_no_wal_go_to_errors_and_unfinished_deliveries_stay() {
     let put = |file: &str| write(&RealDisk, &streaming.join(file), b"x", LONG_AGO);
     ["000000010000000000000005", "000000010000000000000006"].into_iter().for_each(put);
     let files = |limit| {
-        let batch = archive.batch(Source::Streaming, limit, &home.ctx()).unwrap();
+        let batch = archive.batch(Source::Streaming, Receiving::Nobody, limit, &home.ctx()).unwrap();
         batch.files.iter().map(|f| f.name.to_string()).collect::<Vec<_>>()
     };
     assert_eq!(files(None), ["000000010000000000000005"]);
@@ -616,7 +616,7 @@ fn a_cancelled_intake_leaves_sources_and_nothing_half_done() {
     let home = Home::new();
     let archive = home.archive();
     let path = home.deliver(&archive, wal(1), &segment(1), LONG_AGO);
-    let batch = archive.batch(Source::Incoming, None, &home.ctx()).unwrap();
+    let batch = archive.batch(Source::Incoming, Receiving::Nobody, None, &home.ctx()).unwrap();
     let mut intake = archive.intake(home.ctx()).unwrap();
     home.cancel.cancel();
     assert!(matches!(intake.put(batch.files[0].clone()), Err(WalError::Cancelled(_))));

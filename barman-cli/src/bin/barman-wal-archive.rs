@@ -169,6 +169,10 @@ fn deliver(arguments: &Arguments, markers: Option<&Markers>, ahead: &[String]) -
         // The other side said yes to something that was not all of it.
         (0, Err(error)) => fail(&format!("Cannot send {path}: {error}"), 2),
         (SSH_FAILED, _) => fail("Connection problem with ssh", 3),
+        // The other side got less than it should, since this one could not read it.
+        (_, Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
+            fail(&format!("Cannot send {path}: {error}"), 2)
+        }
         (status, _) => fail("Remote 'barman put-wal' command has failed!", u8::try_from(status).unwrap_or(2)),
     }
 }

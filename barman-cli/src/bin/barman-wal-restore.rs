@@ -7,11 +7,12 @@ mod spool;
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use barman_core::codec::{Algorithm, MAGIC_LEN, decompressor, detect};
-use barman_core::io::RealDisk;
+use barman_core::io::{Disk, RealDisk};
 use barman_core::server::Caller;
 use camino::{Utf8Path, Utf8PathBuf};
 use clap::Parser;
@@ -24,6 +25,8 @@ use spool::{Cluster, Fetched, Spool};
 const PAUSES: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(3)];
 /// More of the other side's words than this is not kept.
 const LONGEST: u64 = 64 << 10;
+/// No WAL file is larger (`IsValidWalSegSize`).
+const LARGEST: u64 = 1 << 30;
 
 /// Fetch a WAL file from Barman: restore_command = 'barman-wal-restore BARMAN_HOST SERVER_NAME %f %p'.
 #[derive(Debug, Parser)]
@@ -180,40 +183,15 @@ fn prefetch(arguments: &Arguments, spool: Option<&Spool>, cluster: Cluster) -> u
     let Some(spool) = spool else { return 2 };
     let (ahead, idle) =
         (arguments.parallel.unwrap_or(1) as usize, Duration::from_secs(arguments.native_idle));
-    let done = spool.prefetch(&arguments.remote, ahead, idle, cluster, &|remote, name, file| match fetch(
-        arguments, remote, name, file,
-    )
-    .and_then(|()| unpack_in_place(file))
-    {
-        Ok(()) => Fetched::Plain,
-        Err(Trouble::Absent(_)) => Fetched::Absent,
-        Err(_) => Fetched::Trouble,
+    let done = spool.prefetch(&arguments.remote, ahead, idle, cluster, &|remote, name, file| {
+        match fetch(arguments, remote, name, file) {
+            // The process works in its spool.
+            Ok(()) if unpack(file, Utf8Path::new(".")).is_ok() => Fetched::Plain,
+            Err(Trouble::Absent(_)) => Fetched::Absent,
+            _ => Fetched::Trouble,
+        }
     });
     u8::from(done.is_err()) * 2
-}
-
-/// What came packed becomes plain.
-fn unpack_in_place(file: &mut File) -> Result<(), Trouble> {
-    let unpacked = || -> io::Result<()> {
-        let mut copy = file.try_clone()?;
-        copy.rewind()?;
-        let mut start = Vec::new();
-        Read::by_ref(&mut copy).take(MAGIC_LEN as u64).read_to_end(&mut start)?;
-        copy.rewind()?;
-        let algorithm = detect(&start, None).unwrap_or(Algorithm::None);
-        if algorithm == Algorithm::None {
-            return Ok(());
-        }
-        let codec = |error: barman_core::codec::CodecError| io::Error::other(error.to_string());
-        let mut plain = Vec::new();
-        let packing = decompressor(algorithm, None).map_err(codec)?;
-        packing.decoder(Box::new(BufReader::new(copy))).map_err(codec)?.read_to_end(&mut plain)?;
-        let mut file = file.try_clone()?;
-        file.set_len(0)?;
-        file.rewind()?;
-        file.write_all(&plain)
-    };
-    unpacked().map_err(|error| Trouble::Passing(format!("it cannot be unpacked: {error}"), 2))
 }
 
 /// Why a file could not be fetched, and the status that says so.
@@ -232,16 +210,13 @@ fn attempt(arguments: &Arguments, cluster: Cluster) -> Result<(), Trouble> {
     let cannot =
         |error: io::Error| Trouble::Final(format!("Cannot open '{dest}' (WAL_DEST) for writing: {error}"), 3);
     let directory = dest.parent().filter(|d| !d.as_str().is_empty()).unwrap_or(Utf8Path::new("."));
-    let mut packed =
-        tempfile::Builder::new().prefix(".barman-wal-restore-").tempfile_in(directory).map_err(cannot)?;
-    fetch(arguments, &arguments.remote, &arguments.wal_name, packed.as_file_mut())?;
-    let unpacked = unpack(packed.path(), directory).map_err(|error| {
+    let mut temporary = Temporary::beside(directory, &arguments.wal_name).map_err(cannot)?;
+    fetch(arguments, &arguments.remote, &arguments.wal_name, &mut temporary.file)?;
+    unpack(&mut temporary.file, directory).map_err(|error| {
         Trouble::Passing(format!("{} cannot be unpacked: {error}", arguments.wal_name), 2)
     })?;
-    let file = unpacked.unwrap_or(packed);
-    let path = Utf8Path::from_path(file.path()).unwrap_or(dest);
     // Barman sends what it has, sound or not.
-    match cluster.verify(path, &arguments.wal_name, arguments.partial) {
+    match cluster.verify(&temporary.path, &arguments.wal_name, arguments.partial) {
         Ok(Ok(())) => {}
         Ok(Err(reason)) => {
             let text = format!("The WAL file {} that Barman sent is not sound: {reason}", arguments.wal_name);
@@ -250,7 +225,33 @@ fn attempt(arguments: &Arguments, cluster: Cluster) -> Result<(), Trouble> {
         Err(error) => return Err(cannot(error)),
     }
     // PostgreSQL syncs what it takes into pg_wal; a crash before that only makes it ask again.
-    file.persist(dest).map(drop).map_err(|error| cannot(error.error))
+    RealDisk.replace(&temporary.path, dest).map_err(|error| cannot(io::Error::other(error)))
+}
+
+/// A file beside the destination. It has the same name whenever the same WAL is asked for, so that what a killed call left is
+/// used by the next one; it goes when this is dropped, if it has not become the destination.
+struct Temporary {
+    path: Utf8PathBuf,
+    file: File,
+}
+
+impl Temporary {
+    fn beside(directory: &Utf8Path, name: &str) -> io::Result<Self> {
+        // A name of WAL has no directory in it; others are refused by the other side.
+        let name = Utf8Path::new(name).file_name().unwrap_or("file");
+        let path = directory.join(format!(".barman-wal-restore-{name}"));
+        let mut options = fs::OpenOptions::new();
+        options.create(true).truncate(true).read(true).write(true).mode(0o600);
+        let file = options.open(&path)?;
+        Ok(Self { path, file })
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // It is not there any more when it has become the destination.
+        let _ = fs::remove_file(&self.path);
+    }
 }
 
 fn fetch(arguments: &Arguments, remote: &Remote, name: &str, to: &mut File) -> Result<(), Trouble> {
@@ -271,7 +272,7 @@ fn fetch(arguments: &Arguments, remote: &Remote, name: &str, to: &mut File) -> R
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| Trouble::Final(format!("ssh cannot be executed: {error}"), 2))?;
-    let (mut out, mut err) = (ssh.stdout.take(), ssh.stderr.take());
+    let (out, mut err) = (ssh.stdout.take(), ssh.stderr.take());
     let mut said = String::new();
     let copied = std::thread::scope(|scope| {
         let said = &mut said;
@@ -284,10 +285,9 @@ fn fetch(arguments: &Arguments, remote: &Remote, name: &str, to: &mut File) -> R
             }
             *said = String::from_utf8_lossy(&bytes).into_owned();
         });
-        out.as_mut().map_or(Ok(0), |out| io::copy(out, to))
+        // It is closed here, also when there is no room: ssh would wait for ever to be read, and the thread for ssh.
+        out.map_or(Ok(0), |mut out| io::copy(&mut out, to))
     });
-    // Where there is no room, the other side would never be read to its end.
-    drop(out);
     let status = status_of(ssh.wait().map_err(lost)?);
     let bytes = copied.map_err(|error| Trouble::Passing(format!("Cannot write the WAL file: {error}"), 2))?;
     match status {
@@ -306,21 +306,26 @@ fn fetch(arguments: &Arguments, remote: &Remote, name: &str, to: &mut File) -> R
     }
 }
 
-/// What `--keep-compression` and the like bring is unpacked into another file beside it; `None` for a plain one.
-fn unpack(path: &std::path::Path, directory: &Utf8Path) -> io::Result<Option<tempfile::NamedTempFile>> {
-    let mut packed = File::open(path)?;
+/// What `--keep-compression` and the like bring becomes plain, by way of another file in a directory.
+fn unpack(file: &mut File, directory: &Utf8Path) -> io::Result<()> {
+    file.rewind()?;
     let mut start = Vec::new();
-    Read::by_ref(&mut packed).take(MAGIC_LEN as u64).read_to_end(&mut start)?;
+    Read::by_ref(file).take(MAGIC_LEN as u64).read_to_end(&mut start)?;
+    file.rewind()?;
     let algorithm = detect(&start, None).unwrap_or(Algorithm::None);
     if algorithm == Algorithm::None {
-        return Ok(None);
+        return Ok(());
     }
     let codec = |error: barman_core::codec::CodecError| io::Error::other(error.to_string());
-    let reader = BufReader::with_capacity(256 << 10, fs::File::open(path)?);
     let packing = decompressor(algorithm, None).map_err(codec)?;
-    let mut plain = packing.decoder(Box::new(reader)).map_err(codec)?;
-    let mut to = tempfile::Builder::new().prefix(".barman-wal-restore-").tempfile_in(directory)?;
-    io::copy(&mut plain, to.as_file_mut())?;
-    drop(plain);
-    Ok(Some(to))
+    let reader = BufReader::with_capacity(256 << 10, file.try_clone()?);
+    let plain = packing.decoder(Box::new(reader)).map_err(codec)?;
+    let mut to = tempfile::tempfile_in(directory)?;
+    if io::copy(&mut plain.take(LARGEST + 1), &mut to)? > LARGEST {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is larger than any WAL file"));
+    }
+    to.rewind()?;
+    file.rewind()?;
+    file.set_len(0)?;
+    io::copy(&mut to, file).map(drop)
 }

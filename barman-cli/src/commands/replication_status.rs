@@ -73,7 +73,7 @@ fn one(arguments: &Arguments, config: &ServerConfig, app: &App) -> Result<(), Fa
         Source::WalHost => ReplicationSource::WalHost,
     };
     let server = app.open(config)?;
-    let status = server.replication_status(target, source, &app.ctx()).map_err(|error| {
+    let status = server.replication_status(target, source).map_err(|error| {
         Failure::Error(format!(
             "Unable to connect to server {name}\nDETAILS: {}",
             crate::error::explain(&error)

@@ -9,6 +9,7 @@ use super::layout::{MetaFile, meta_name};
 use super::local::Shared;
 use super::walk::items;
 use crate::format::backup_info;
+use crate::format::text::with_reasons;
 use crate::io::{DirItem, FileKind, IoError, durable};
 use crate::model::{BackupId, BackupInfo};
 use camino::Utf8Path;
@@ -76,18 +77,6 @@ pub(super) fn read(shared: &Shared, id: &BackupId) -> Result<BackupInfo, Catalog
         }
     }
     Err(CatalogError::NotFound { id: *id })
-}
-
-/// An error and what caused it as one sentence.
-fn with_reasons(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(reason) = source {
-        text.push_str(": ");
-        text.push_str(&reason.to_string());
-        source = reason.source();
-    }
-    text
 }
 
 /// Writes the facts durably in the current layout; the caller holds the lock of the catalog.

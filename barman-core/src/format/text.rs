@@ -78,6 +78,21 @@ pub fn json_key(title: &str) -> String {
         .collect()
 }
 
+/// An error and what caused it as one sentence; what is said already is not said again.
+pub fn with_reasons(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(reason) = source {
+        let more = reason.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        source = reason.source();
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

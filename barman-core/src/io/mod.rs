@@ -19,5 +19,19 @@ pub use walk::{
     FollowLink, Step, TreeSize, WalkOptions, remove_tree, require_space, sync_tree, tree_size, walk,
 };
 
+/// Reads until the buffer is full or the end is reached; gives how many bytes there are.
+pub fn fill(from: &mut impl std::io::Read, buf: &mut [u8]) -> std::io::Result<usize> {
+    let mut done = 0;
+    while done < buf.len() {
+        match from.read(&mut buf[done..]) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
 #[cfg(test)]
 mod tests;

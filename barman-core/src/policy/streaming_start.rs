@@ -57,7 +57,7 @@ impl StreamingStart {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the WAL that was received last is of timeline {ours}, and the server is on timeline {server}: it is behind, or it is \
-     another server"
+     another server. If it was taken back on purpose, 'barman receive-wal --reset' archives what was received and begins anew"
 )]
 pub struct ServerIsBehind {
     /// The timeline of what was received.
@@ -71,23 +71,23 @@ pub struct ServerIsBehind {
 /// # Errors
 /// [`ServerIsBehind`].
 pub fn streaming_start(facts: &StartFacts<'_>) -> Result<StreamingStart, ServerIsBehind> {
-    let streamed = facts.streamed.iter().rev().find_map(|name| match *name {
-        WalFileName::Partial(name) => Some((name.timeline, name.number(facts.size)?)),
-        WalFileName::Segment(name) => Some((name.timeline, name.number(facts.size)?.next()?)),
-        _ => None,
-    });
-    if let Some((ours, _)) = streamed.filter(|(ours, _)| *ours > facts.timeline) {
-        return Err(ServerIsBehind { ours, server: facts.timeline });
-    }
     // What was written of a timeline that the server did not come by is of no use to go on from.
     let on_path = |timeline: Timeline| {
         timeline == facts.timeline || facts.history.is_some_and(|history| history.includes(timeline))
     };
+    let mut streamed = facts.streamed.iter().rev().filter_map(|name| match *name {
+        WalFileName::Partial(name) => Some((name.timeline, name.number(facts.size)?)),
+        WalFileName::Segment(name) => Some((name.timeline, name.number(facts.size)?.next()?)),
+        _ => None,
+    });
+    if let Some((ours, _)) = streamed.clone().next().filter(|(ours, _)| *ours > facts.timeline) {
+        return Err(ServerIsBehind { ours, server: facts.timeline });
+    }
     let begin = |timeline, segment, origin| {
         let (timeline, segment) = descend(facts, timeline, segment);
         Ok(StreamingStart { timeline, segment, origin })
     };
-    if let Some((timeline, segment)) = streamed.filter(|(timeline, _)| on_path(*timeline)) {
+    if let Some((timeline, segment)) = streamed.find(|(timeline, _)| on_path(*timeline)) {
         return begin(timeline, segment, Origin::Streaming);
     }
     let archived = facts.archived.iter().rev().find(|(timeline, _)| on_path(*timeline));
@@ -227,6 +227,17 @@ mod tests {
                     ..NOTHING
                 },
                 (2, 7, Streaming),
+            ),
+            // Beside it lies what was streamed on the way that the server came.
+            (
+                Case {
+                    streamed: &["000000010000000000000006.partial", "000000020000000000000008.partial"],
+                    archived: &[(1, 4)],
+                    timeline: 3,
+                    history: &[(1, 82)],
+                    ..NOTHING
+                },
+                (1, 6, Streaming),
             ),
             // What was streamed is of a branch that the server did not come by.
             (

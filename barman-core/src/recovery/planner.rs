@@ -34,6 +34,12 @@ impl RecoveryPlanner for StandardPlanner {
         let trees = trees(request, &tablespaces)?;
         let mut log = Log::read(&path, facts, &needs);
         log.unfinished(request, facts, &needs, &path, &mut warnings);
+        if request.partial && matches!(request.wal, WalDelivery::Fetch { .. }) {
+            warnings.push(
+                "--partial-wal has no effect on a server that fetches its WAL: give its restore_command the option -P"
+                    .to_owned(),
+            );
+        }
         log.find_stop(request, facts, &needs, &path, &mut warnings)?;
         let reachable = log.judge(request, facts, &needs, &path)?;
         let wal = match &request.wal {

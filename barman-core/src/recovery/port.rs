@@ -162,6 +162,14 @@ pub struct WalPlan {
     pub stored_bytes: u64,
 }
 
+impl WalPlan {
+    /// How many files of a segment's size are written.
+    pub fn segments(&self) -> u64 {
+        let whole = self.files.iter().filter(|name| name.as_segment().is_some()).count() as u64;
+        whole + u64::from(self.partial.is_some())
+    }
+}
+
 /// What is written for recovery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SettingsPlan {

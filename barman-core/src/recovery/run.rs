@@ -150,7 +150,7 @@ impl Run<'_> {
         listings: &[Vec<Entry>],
     ) -> Result<(), RecoveryError> {
         let wal = self.plan.wal.as_ref();
-        let segments = wal.map_or(0, |w| w.files.iter().filter(|n| n.as_segment().is_some()).count() as u64);
+        let segments = wal.map_or(0, WalPlan::segments);
         let wal_bytes = segments.saturating_mul(self.reader.info().xlog_segment_size.bytes());
         let inside = wal.is_some_and(|w| w.directory.starts_with(&self.plan.destination));
         let mut wanted: Vec<(&Probe, u64)> = Vec::new();
@@ -322,7 +322,7 @@ impl Run<'_> {
         self.ctx.info("Copying required WAL segments.");
         lane.apply(&[FileOp::MakeDirs { path: wal.directory.clone(), mode: 0o700 }])?;
         let segment = self.reader.info().xlog_segment_size.bytes();
-        let segments = wal.files.iter().filter(|n| n.as_segment().is_some()).count() as u64;
+        let segments = wal.segments();
         self.stage("Restoring WAL", segments.saturating_mul(segment));
         let queue = Mutex::new(self.wal_times(wal)?);
         let partial = Mutex::new(wal.partial.as_ref());

@@ -10,7 +10,7 @@ use crate::ctx::Ctx;
 use crate::io::{LockError, LockName};
 use crate::model::{BackupId, BackupInfo, SegmentName, Status, WalFileName};
 use crate::policy::check_backup::{Completeness, completeness};
-use crate::wal::{Rebuilt, Source, Taken, TakenHow, WalArchive};
+use crate::wal::{Rebuilt, Receiving, Source, Taken, TakenHow, WalArchive};
 
 /// How often a waiting backup looks for its WAL.
 const POLL: Duration = Duration::from_millis(100);
@@ -51,6 +51,16 @@ impl Server {
     /// Moves what a receiver finished and what lies in incoming into the archive. Backups that wait for it are looked at by `check-backup`, which
     /// `cron` runs.
     pub fn archive_wal(&self, ctx: &Ctx<'_>) -> Result<ArchiveOutcome, ServerError> {
+        let receiving = if self.receiver_runs()? { Receiving::Elsewhere } else { Receiving::Nobody };
+        self.archive_beside(receiving, ctx)
+    }
+
+    /// The same for somebody who knows what a receiver does.
+    pub(super) fn archive_beside(
+        &self,
+        receiving: Receiving,
+        ctx: &Ctx<'_>,
+    ) -> Result<ArchiveOutcome, ServerError> {
         self.usable(Operation::Archive, ctx)?;
         let name = LockName::WalArchive(self.name().clone());
         let _lock = match self.locks.try_lock(&name, "moving WAL into the archive", ctx) {
@@ -68,20 +78,20 @@ impl Server {
         let mut outcome = ArchiveOutcome::default();
         for (_, source, limit) in archivers.into_iter().filter(|(on, ..)| *on) {
             let limit = usize::try_from(limit).ok().filter(|n| *n > 0);
-            let batch = self.wal.batch(source, limit, ctx)?;
+            let batch = self.wal.batch(source, receiving, limit, ctx)?;
             let mut files = Vec::new();
             for some in batch.files.chunks(self.files_between_scripts()) {
                 // Scripts run while nothing is held but the archiver's own lock.
                 let mut intake = self.wal.intake(*ctx)?;
                 let mut stopped = None;
                 for file in some {
-                    if let Err(error) = self.before_archiving(file, ctx) {
+                    let begun = self.before_archiving(file, ctx);
+                    if let Err(error) = begun.and_then(|()| Ok(intake.put(file.clone())?)) {
                         stopped = Some(error);
                         break;
                     }
-                    intake.put(file.clone())?;
                 }
-                // What was begun before a script stopped the run is finished.
+                // What was begun before a script or a full disk stopped the run is finished: its sources make room.
                 let taken = intake.commit()?.files;
                 self.after_archiving(&taken, ctx)?;
                 files.extend(taken);

@@ -18,11 +18,17 @@ impl Server {
     }
 
     pub(crate) fn session_by(&self, conninfo: &str) -> Result<Session, ServerError> {
+        let info = self.own_conninfo(conninfo)?;
+        Ok(Session::connect(&info, &self.host.environment, &self.host.cancel)?)
+    }
+
+    /// A connection string with our name in it, where the user gave none.
+    pub(crate) fn own_conninfo(&self, conninfo: &str) -> Result<ConnInfo, ServerError> {
         let mut info = self.parse_conninfo(conninfo)?;
         if info.get("application_name").is_none() {
             info.set("application_name", "barman").map_err(|e| ServerError::Usage(e.to_string()))?;
         }
-        Ok(Session::connect(&info, &self.host.environment, &self.host.cancel)?)
+        Ok(info)
     }
 
     pub(crate) fn parse_conninfo(&self, conninfo: &str) -> Result<ConnInfo, ServerError> {

@@ -1,7 +1,7 @@
 //! `receive-wal`: receiving WAL over the replication protocol, for as long as it is wanted.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -10,11 +10,12 @@ use super::{Server, ServerError};
 use crate::config::{CreateSlot, Operation};
 use crate::ctx::{Cancel, Ctx};
 use crate::format::history::TimelineHistory;
+use crate::format::text::with_reasons;
 use crate::io::{LockError, LockName};
 use crate::model::{Lsn, SegmentSize, Timeline};
 use crate::pg::{PgError, Session, StreamEnd, StreamError, StreamRequest, SystemIdentity};
 use crate::policy::streaming_start::{Origin, StartFacts, StreamingStart, streaming_start};
-use crate::wal::{Taken, TakenHow, WalError};
+use crate::wal::{Receiving, Taken, TakenHow, WalError};
 
 /// How often the server is told how far we are; it gives a silent client up after `wal_sender_timeout` (60 s), and a
 /// silent server is given up after three times this.
@@ -41,6 +42,8 @@ enum Ended {
 struct Around<'a> {
     /// Whether commits wait for us.
     prompt: &'a AtomicBool,
+    /// The timeline that is being received; 0 before the first.
+    timeline: &'a AtomicU32,
     /// Wakes the archiver.
     wake: &'a mpsc::Sender<()>,
     /// A stream ran: from now on trouble is waited out.
@@ -82,17 +85,17 @@ impl Server {
         };
         self.make_directories()?;
         ctx.info(format!("Starting receive-wal for server {}", self.name()));
-        let prompt = AtomicBool::new(false);
+        let (prompt, timeline) = (AtomicBool::new(false), AtomicU32::new(0));
         // Ends the helpers, also where the receiver ends by itself.
         let done = Cancel::new();
         let (wake, waiting) = mpsc::channel();
         std::thread::scope(|scope| {
-            let (prompt, done) = (&prompt, &done);
-            scope.spawn(move || self.archive_behind(&waiting, done, ctx));
+            let (prompt, done, timeline) = (&prompt, &done, &timeline);
+            scope.spawn(move || self.archive_behind(&waiting, timeline, done, ctx));
             scope.spawn(move || self.watch_synchronous(prompt, done, ctx));
             // In whatever way this ends, the helpers end too.
             let end = EndsHelpers(done);
-            let mut around = Around { prompt, wake: &wake, streamed: false };
+            let mut around = Around { prompt, timeline, wake: &wake, streamed: false };
             let result = self.receive_until_stopped(&mut around, ctx);
             drop(end);
             drop(wake);
@@ -189,6 +192,8 @@ impl Server {
                 // Nobody listens when everything ends.
                 let _ = wake.send(());
             };
+            // From now on the unfinished segments of other timelines are nobody's.
+            around.timeline.store(start.timeline.get(), Ordering::Release);
             let mut sink = self.wal.receiver(start.timeline, lsn, size, Box::new(finished));
             let request = StreamRequest {
                 slot,
@@ -341,7 +346,13 @@ impl Server {
     }
 
     /// Archives what is whole, as soon as it is.
-    fn archive_behind(&self, waiting: &mpsc::Receiver<()>, done: &Cancel, ctx: &Ctx<'_>) {
+    fn archive_behind(
+        &self,
+        waiting: &mpsc::Receiver<()>,
+        timeline: &AtomicU32,
+        done: &Cancel,
+        ctx: &Ctx<'_>,
+    ) {
         let mut told = HashSet::new();
         let mut due = true;
         let ctx = &Ctx { cancel: done, ..*ctx };
@@ -358,7 +369,8 @@ impl Server {
                     ctx.warn(text);
                 }
             };
-            due = match self.archive_wal(ctx) {
+            let live = Timeline::new(timeline.load(Ordering::Acquire));
+            due = match self.archive_beside(live.map_or(Receiving::Elsewhere, Receiving::Here), ctx) {
                 Ok(outcome) => {
                     self.report_archived(&outcome, ctx);
                     let troubles: Vec<String> = outcome.files().filter_map(trouble).collect();
@@ -413,20 +425,6 @@ pub(super) fn is_named(setting: &str, name: &str) -> bool {
         .split(',')
         .map(|entry| entry.trim().trim_matches('"').replace("\"\"", "\""))
         .any(|entry| entry == "*" || (!entry.is_empty() && entry.eq_ignore_ascii_case(name)))
-}
-
-fn with_reasons(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(reason) = source {
-        let more = reason.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        source = reason.source();
-    }
-    text
 }
 
 #[cfg(test)]

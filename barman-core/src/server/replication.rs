@@ -1,7 +1,6 @@
 //! `replication-status`: who streams from the server.
 
 use super::{Server, ServerError};
-use crate::ctx::Ctx;
 use crate::model::Lsn;
 use crate::pg::ReplicationClient;
 
@@ -45,7 +44,6 @@ impl Server {
         &self,
         target: ReplicationTarget,
         source: ReplicationSource,
-        _ctx: &Ctx<'_>,
     ) -> Result<ReplicationStatus, ServerError> {
         self.enabled()?;
         let mut session = match source {

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use camino::Utf8PathBuf;
 
+use super::archive::trouble;
 use super::{Server, ServerError};
 use crate::ctx::{Cancel, Ctx};
 use crate::format::conninfo::ConnInfo;
 use crate::io::{LockError, LockName};
 use crate::model::{SegmentName, WalFileName};
 use crate::pg::{ReplicationSlot, Session};
+use crate::wal::{Incoming, TakenHow, WalArchive as _};
 
 /// SQLSTATEs of slots: there already, not there, in use.
 const DUPLICATE: &str = "42710";
@@ -54,10 +56,7 @@ impl Server {
             None => options.conninfo.as_ref(),
         };
         let text = text.ok_or_else(|| ServerError::NoConninfo { server: self.name().clone() })?;
-        let mut info = self.parse_conninfo(text)?;
-        if info.get("application_name").is_none() {
-            info.set("application_name", "barman").map_err(|e| ServerError::Usage(e.to_string()))?;
-        }
+        let mut info = self.own_conninfo(text)?;
         bounded(&mut info)?;
         let mut session = Session::connect(&info, &self.host.environment, cancel)?;
         session.set_limit(Some(PATIENCE));
@@ -152,8 +151,8 @@ impl Server {
         }
     }
 
-    /// Makes a receiver begin where the slot keeps WAL from, or else where the server stands. What was received stays: an
-    /// unfinished segment that has content will be archived as `.partial`.
+    /// Makes a receiver begin where the slot keeps WAL from, or else where the server stands. What was received before is
+    /// archived, an unfinished segment that has content as `.partial`.
     ///
     /// # Errors
     /// [`ServerError::AheadOfServer`] when more was received than the server has; [`ServerError::ResetBlocked`].
@@ -186,23 +185,47 @@ impl Server {
             return Ok(Reset::Aligned);
         }
         let start = next.start(size).unwrap_or_default();
-        if next.timeline >= identity.timeline && start > identity.position {
+        if next.timeline == identity.timeline && start > identity.position {
             return Err(ServerError::AheadOfServer { ours: start, server: identity.position });
         }
-        let mut removed = None;
-        // Later ones would be gone on with; an empty one says nothing.
-        for name in &streamed {
-            match name {
-                WalFileName::Partial(segment) if *segment != target => {}
-                _ => continue,
-            }
-            let path = self.config.options.streaming_wals_directory.join(name.to_string());
-            if self.host.disk.stat(&path)?.size == 0 {
-                crate::io::durable::remove_durable(self.host.disk.as_ref(), &path)?;
-                removed = Some(path);
-            }
-        }
+        let removed = self.clear_streamed(&streamed, target, ctx)?;
         let created = self.wal.begin_partial(target)?;
         Ok(Reset::Moved { removed, created })
+    }
+
+    /// Archives all that was received but `target`, whose absence a receiver would not notice; gives an empty file that went.
+    fn clear_streamed(
+        &self,
+        streamed: &[WalFileName],
+        target: SegmentName,
+        ctx: &Ctx<'_>,
+    ) -> Result<Option<Utf8PathBuf>, ServerError> {
+        let dir = &self.config.options.streaming_wals_directory;
+        let mut removed = None;
+        let mut intake = self.wal.intake(*ctx)?;
+        for name in streamed.iter().filter(|name| **name != WalFileName::Partial(target)) {
+            let path = dir.join(name.to_string());
+            let empty = self.host.disk.stat(&path)?.size == 0;
+            if empty && matches!(name, WalFileName::Partial(_)) {
+                crate::io::durable::remove_durable(self.host.disk.as_ref(), &path)?;
+                removed = Some(path);
+            } else {
+                intake.put(Incoming { name: *name, path, remove_source: true })?;
+            }
+        }
+        for taken in intake.commit()?.files {
+            match &taken.how {
+                // A receiver would go on from it: it must be out of the way first.
+                TakenHow::Growing | TakenHow::Failed { .. } => {
+                    let why =
+                        trouble(&taken).unwrap_or_else(|| format!("{} is still being written", taken.name));
+                    return Err(ServerError::Usage(format!(
+                        "{why}; run the command again when that is mended"
+                    )));
+                }
+                _ => trouble(&taken).into_iter().for_each(|text| ctx.warn(text)),
+            }
+        }
+        Ok(removed)
     }
 }

@@ -35,10 +35,21 @@ pub(super) fn keep(
     reason: &str,
     now: OffsetDateTime,
 ) -> Result<Utf8PathBuf, IoError> {
+    keep_as(shared, path, path.file_name().unwrap_or("file"), kind, reason, now)
+}
+
+/// As [`keep`], for a file that does not lie under the name by which it is known.
+pub(super) fn keep_as(
+    shared: &Shared,
+    path: &Utf8Path,
+    name: &str,
+    kind: Kind,
+    reason: &str,
+    now: OffsetDateTime,
+) -> Result<Utf8PathBuf, IoError> {
     let disk = &*shared.disk;
     let errors = &shared.paths.errors_directory;
     durable::mkdir_all_durable(disk, errors, 0o777)?;
-    let name = path.file_name().unwrap_or("file");
     // A second of one name within a second gets the next second; nothing is replaced.
     for later in 0i64.. {
         let stamp = utc_compact(now + time::Duration::seconds(later));

@@ -8,11 +8,10 @@ use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::stored::{self, Clusters};
-use super::take::fill;
 use super::{LocalWalArchive, Shared, WalError};
 use crate::format::wal_page::{Completeness, RECORD_HEADER, SegmentFacts};
 use crate::format::wal_record::{Landmark, LandmarkKind, PgTime, landmark};
-use crate::io::{IoContext, durable};
+use crate::io::{IoContext, durable, fill};
 use crate::model::{Lsn, PgVersion, SegmentName, SegmentSize, WalFileName};
 
 /// Bytes read at once.

@@ -69,6 +69,10 @@ impl LocalWalArchive {
     pub fn serve(&self, request: &Request, out: &mut dyn Write) -> Result<Served, WalError> {
         let mut trouble = None;
         for (path, name) in self.candidates(request) {
+            // Where the whole segment is there and damaged, an unfinished one would be taken for the end of the WAL.
+            if trouble.is_some() && matches!(name, WalFileName::Partial(_)) {
+                continue;
+            }
             match self.look(&path, &name)? {
                 Look::Absent => {}
                 // Beside the archive it may be on its way: that is not an error yet.

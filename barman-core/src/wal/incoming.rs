@@ -5,10 +5,11 @@ use std::ops::ControlFlow;
 use camino::Utf8PathBuf;
 
 use super::aside::{self, Kind};
+use super::take::is_abandoned;
 use super::{Incoming, LocalWalArchive, WalError};
 use crate::ctx::Ctx;
 use crate::io::{FileKind, IoErrorKind};
-use crate::model::WalFileName;
+use crate::model::{Timeline, WalFileName};
 
 /// Which directory to look into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,17 @@ impl std::fmt::Display for Source {
     }
 }
 
+/// Which unfinished segments of a receiver's directory are its own still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Receiving {
+    /// No receiver runs: the newest stays, for the next one to go on with.
+    Nobody,
+    /// A receiver runs elsewhere and knows by itself which one it writes: all stay.
+    Elsewhere,
+    /// The caller is the receiver, on this timeline: the newest of it stays.
+    Here(Timeline),
+}
+
 /// What lay in a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Batch {
@@ -44,16 +56,25 @@ impl LocalWalArchive {
     /// Looks for files to take in, at most `limit` names of them. What has a name that is none of WAL is moved to
     /// `errors/`; names that end with `.tmp` or begin with a dot are deliveries under way and are not looked at.
     ///
-    /// Of a receiver's directory the newest `.partial` stays, and where there is none, the last segment.
-    pub fn batch(&self, source: Source, limit: Option<usize>, ctx: &Ctx<'_>) -> Result<Batch, WalError> {
+    /// Of a receiver's directory the unfinished segments stay that may still be written, and where there is none at all, the
+    /// last segment. An empty unfinished segment that nobody writes says nothing, and goes.
+    pub fn batch(
+        &self,
+        source: Source,
+        receiving: Receiving,
+        limit: Option<usize>,
+        ctx: &Ctx<'_>,
+    ) -> Result<Batch, WalError> {
         let shared = &self.shared;
         let dir = match source {
             Source::Incoming => &shared.paths.incoming_directory,
             Source::Streaming => &shared.paths.streaming_directory,
         };
-        let mut found = Vec::new();
+        let (mut found, mut abandoned) = (Vec::new(), Vec::new());
         let listed = shared.disk.list(dir, &mut |item| {
-            if !item.name.starts_with('.') && !item.name.ends_with(".tmp") {
+            if is_abandoned(&item.name) {
+                abandoned.push(item.name);
+            } else if !item.name.starts_with('.') && !item.name.ends_with(".tmp") {
                 found.push((item.name, item.kind));
             }
             ControlFlow::Continue(())
@@ -65,15 +86,26 @@ impl LocalWalArchive {
             }
             other => other?,
         }
+        for name in abandoned {
+            // A delivery that was killed, which its sender repeats. Somebody else may be faster.
+            let _ = shared.disk.unlink(&dir.join(name));
+        }
         found.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let mut batch = Batch { entries: found.len(), ..Batch::default() };
-        let busy = if source == Source::Streaming { busy(&found) } else { None };
-        found.retain(|(name, _)| Some(name) != busy.as_ref());
+        if source == Source::Streaming {
+            let busy = busy(&found, receiving);
+            found.retain(|(name, _)| !busy.contains(name));
+        }
         found.truncate(limit.unwrap_or(usize::MAX));
         for (name, kind) in found {
             let path = dir.join(&name);
             let wal = name.parse::<WalFileName>().ok().filter(|wal| wal.to_string() == name);
             match (wal, kind) {
+                (Some(WalFileName::Partial(_)), FileKind::File)
+                    if source == Source::Streaming && shared.disk.stat(&path)?.size == 0 =>
+                {
+                    shared.disk.unlink(&path)?;
+                }
                 (Some(wal), FileKind::File | FileKind::Symlink) => {
                     batch.files.push(Incoming { name: wal, path, remove_source: true });
                 }
@@ -96,15 +128,19 @@ impl LocalWalArchive {
 }
 
 /// What a receiver may still be writing.
-fn busy(found: &[(String, FileKind)]) -> Option<String> {
-    let newest = |want: fn(&WalFileName) -> bool| {
-        found
-            .iter()
-            .rev()
-            .map(|(name, _)| name)
-            .find(|name| name.parse().is_ok_and(|wal| want(&wal)))
-            .cloned()
+fn busy(found: &[(String, FileKind)], receiving: Receiving) -> Vec<String> {
+    let wals = || found.iter().filter_map(|(name, _)| Some((name, name.parse::<WalFileName>().ok()?)));
+    let partials = || wals().filter(|(_, wal)| matches!(wal, WalFileName::Partial(_)));
+    let own = |wal: &WalFileName| match receiving {
+        Receiving::Here(timeline) => wal.timeline() == timeline,
+        Receiving::Nobody | Receiving::Elsewhere => true,
     };
-    newest(|wal| matches!(wal, WalFileName::Partial(_)))
-        .or_else(|| newest(|wal| matches!(wal, WalFileName::Segment(_))))
+    let partials = || partials().filter(|(_, wal)| own(wal));
+    // Without any, the last whole segment says where to go on.
+    let whole = || wals().rfind(|(_, wal)| wal.as_segment().is_some() && own(wal));
+    let newest = partials().next_back().or_else(whole);
+    if receiving == Receiving::Elsewhere && partials().next().is_some() {
+        return partials().map(|(name, _)| name.clone()).collect();
+    }
+    newest.map(|(name, _)| name.clone()).into_iter().collect()
 }

@@ -14,7 +14,7 @@ use super::{
     Incoming, IntakeReport, Shared, Taken, TakenHow, WalEntry, WalError, WalIntake, commits, directory, index,
 };
 use crate::ctx::Ctx;
-use crate::io::{IoErrorKind, Stat, durable};
+use crate::io::{Stat, durable};
 use crate::model::WalFileName;
 
 type Done = (usize, Result<Outcome, WalError>);
@@ -145,7 +145,8 @@ impl<'a> LocalIntake<'a> {
         }
         let disk = &*self.shared.disk;
         for name in &known {
-            self.sync_published(name)?;
+            // Who published it may not have lived until its fsync.
+            self.shared.sync_content(&self.shared.paths.file(name))?;
         }
         for dir in &dirs {
             disk.sync_dir(dir)?;
@@ -153,19 +154,6 @@ impl<'a> LocalIntake<'a> {
         self.tell_index(&published, &known, &replaced)?;
         commits::add(self.shared, &times);
         Ok(())
-    }
-
-    /// Who published a file may not have lived until its fsync.
-    fn sync_published(&self, name: &WalFileName) -> Result<(), WalError> {
-        let path = self.shared.paths.file(name);
-        match self.shared.disk.open_write(&path) {
-            Ok(mut file) => Ok(file.sync_all()?),
-            // A file that is not ours to write.
-            Err(e) if e.kind() == IoErrorKind::Denied => {
-                Ok(self.shared.disk.syncfs(durable::parent_of(&path))?)
-            }
-            Err(e) => Err(e.into()),
-        }
     }
 
     fn tell_index(

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use commits::{Commits, SegmentTimes};
 pub use get::{Packing, Request, Served};
-pub use incoming::{Batch, Source};
+pub use incoming::{Batch, Receiving, Source};
 pub use layout::WalPaths;
 pub use local::{Compression, EarlierClusters, LocalWalArchive, Rebuilt, WalOptions};
 pub use parcel::{Parcel, ParcelSums};
@@ -36,7 +36,7 @@ pub use receiver::{OnSegment, Receiver};
 pub use refused::RefusedWal;
 
 use crate::ctx::Clock;
-use crate::io::{Disk, Locks};
+use crate::io::{Disk, IoErrorKind, Locks, durable};
 
 /// What the parts of a local archive have in common.
 struct Shared {
@@ -45,6 +45,18 @@ struct Shared {
     clock: Arc<dyn Clock>,
     locks: Locks,
     options: WalOptions,
+}
+
+impl Shared {
+    /// Makes the content of a file durable that somebody else wrote.
+    fn sync_content(&self, path: &camino::Utf8Path) -> Result<(), WalError> {
+        match self.disk.open_write(path) {
+            Ok(mut file) => Ok(file.sync_all()?),
+            // A file that is not ours to write.
+            Err(e) if e.kind() == IoErrorKind::Denied => Ok(self.disk.syncfs(durable::parent_of(path))?),
+            Err(e) => Err(e.into()),
+        }
+    }
 }
 
 /// A name that nobody else in this process uses; one of an earlier process may be there.

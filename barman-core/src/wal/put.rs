@@ -8,12 +8,11 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 use super::aside::{self, Kind as Aside};
 use super::stored::{self, Clusters, damage, judge};
-use super::take::fill;
-use super::{LocalWalArchive, Shared, WalError};
+use super::{LocalWalArchive, Shared, WalError, temporary};
 use crate::ctx::Ctx;
 use crate::format::tar::{Event, Kind, Member, Parser, TarError};
 use crate::io::digest::{DigestWriter, Digests, Wanted, hex};
-use crate::io::{DiskFile, IoContext, IoErrorKind};
+use crate::io::{DiskFile, IoContext, IoErrorKind, fill};
 use crate::model::WalFileName;
 
 /// Bytes read at once.
@@ -198,7 +197,7 @@ impl LocalWalArchive {
         let shared = &*self.shared;
         let incoming = &shared.paths.incoming_directory;
         crate::io::durable::mkdir_all_durable(&*shared.disk, incoming, 0o777)?;
-        let path = incoming.join(format!(".{}-{name}", std::process::id()));
+        let path = incoming.join(temporary(&name));
         let file = match shared.disk.create_new(&path) {
             // Left over by a process that had the same id.
             Err(e) if e.is_already_exists() => {
@@ -250,6 +249,8 @@ impl LocalWalArchive {
                 Ok(())
             }
             Err(e) if e.is_already_exists() && same(shared, &file.path, &to)? => {
+                // Whoever brought it may not have made it durable, and nobody else will before the sender is told.
+                shared.sync_content(&to)?;
                 delivery.known.push(name);
                 Ok(())
             }
@@ -267,17 +268,28 @@ impl LocalWalArchive {
     ) -> Result<(), WalError> {
         let reason = "put-wal brought it while another sound file of that name was there";
         let shared = &*self.shared;
-        // Under its own name, so that the one in errors/ is made of it.
-        let named =
-            shared.paths.incoming_directory.join(format!(".{}", std::process::id())).join(name.to_string());
-        let holder = named.parent().unwrap_or(&named).to_owned();
-        shared.disk.mkdir_all(&holder, 0o700)?;
-        shared.disk.replace(&file.path, &named)?;
+        let file_name = name.to_string();
+        // Whoever sends it sends it again and again: one copy is enough.
+        if let Some(known) = self.kept_already(&file_name, &file.path)? {
+            delivery.conflicts.push((name, known));
+            return Ok(());
+        }
+        let kept = aside::keep_as(shared, &file.path, &file_name, Aside::Duplicate, reason, ctx.clock.now())?;
         file.published = true;
-        let kept = aside::keep(shared, &named, Aside::Duplicate, reason, ctx.clock.now());
-        shared.disk.rmdir(&holder)?;
-        delivery.conflicts.push((name, kept?));
+        delivery.conflicts.push((name, kept));
         Ok(())
+    }
+
+    /// A file in `errors/` that is a duplicate of this name with the same content.
+    fn kept_already(&self, name: &str, path: &Utf8Path) -> Result<Option<Utf8PathBuf>, WalError> {
+        let errors = &self.shared.paths.errors_directory;
+        for refused in self.refused_files()? {
+            let there = errors.join(&refused.file);
+            if refused.name == name && refused.kind == "duplicate" && same(&self.shared, path, &there)? {
+                return Ok(Some(there));
+            }
+        }
+        Ok(None)
     }
 
     fn full(&self, error: crate::io::IoError) -> WalError {
@@ -328,7 +340,7 @@ fn md5_of(shared: &Shared, path: &Utf8Path) -> Result<String, WalError> {
 }
 
 /// Whether two files have the same plain bytes; damage in the second is a difference.
-fn same(shared: &Shared, one: &Utf8Path, two: &Utf8Path) -> Result<bool, WalError> {
+pub(super) fn same(shared: &Shared, one: &Utf8Path, two: &Utf8Path) -> Result<bool, WalError> {
     let other = match stored::open(shared, two) {
         Ok(stored) => stored.plain,
         Err(WalError::Undecodable { .. }) => return Ok(false),

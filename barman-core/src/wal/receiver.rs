@@ -208,7 +208,7 @@ impl Receiver<'_> {
         match disk.rename_noreplace(&partial, &whole) {
             Err(e) if e.is_already_exists() => {
                 // From an earlier life, or from another receiver: it must be the same.
-                if !same(disk, &partial, &whole)? {
+                if !super::put::same(&self.shared, &partial, &whole)? {
                     return Err(WalError::Stream {
                         reason: format!(
                             "{whole} is there already and differs from what the server sent, which lies in {partial}"
@@ -316,30 +316,5 @@ impl WalSink for Receiver<'_> {
 
     fn durable(&self) -> Lsn {
         self.durable
-    }
-}
-
-/// Whether two files have the same bytes.
-fn same(
-    disk: &dyn crate::io::Disk,
-    one: &camino::Utf8Path,
-    two: &camino::Utf8Path,
-) -> Result<bool, WalError> {
-    let (a, b) = (disk.open_read(one)?, disk.open_read(two)?);
-    if a.stat()?.size != b.stat()?.size {
-        return Ok(false);
-    }
-    let (mut left, mut right) = (vec![0; 1 << 20], vec![0; 1 << 20]);
-    let mut offset = 0;
-    loop {
-        let n = a.read_at(&mut left, offset)?;
-        let m = b.read_at(&mut right, offset)?;
-        if left.get(..n) != right.get(..m) {
-            return Ok(false);
-        }
-        if n == 0 {
-            return Ok(true);
-        }
-        offset += n as u64;
     }
 }

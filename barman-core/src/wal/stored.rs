@@ -273,7 +273,9 @@ impl Shared {
             };
             let mut text = Vec::new();
             // A history that cannot be read says as little as none.
+            // One that is still being written has not all of them.
             if stored.plain.take(LONGEST_TEXT).read_to_end(&mut text).is_ok()
+                && text.last() == Some(&b'\n')
                 && let Ok(parents) = parents(timeline, &text)
             {
                 return Ok(Ancestors::Listed(parents));
@@ -294,7 +296,7 @@ pub(super) fn examine(
     let mut chunk = vec![0; READ];
     let mut validator: Option<Validator> = None;
     loop {
-        let count = match super::take::fill(&mut plain, &mut chunk) {
+        let count = match crate::io::fill(&mut plain, &mut chunk) {
             Err(e) if damage(&e).is_none() => return Err(e).context("read", path).map_err(Into::into),
             // What was read before damage counts.
             other => other.unwrap_or_default(),

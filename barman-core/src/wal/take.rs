@@ -1,7 +1,7 @@
 //! Taking in one file: checking it, packing it, and giving it its name in the archive. What makes names durable, tells
 //! the index and removes sources is in [`super::intake`].
 
-use std::io::{self, BufReader, Read};
+use std::io::{BufReader, Read};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -13,8 +13,9 @@ use super::stored::{self, Clusters, Fault, Judge, damage, judge};
 use super::{Incoming, Shared, WalEntry, WalError, commits, temporary};
 use crate::codec::{Algorithm, FrameEncoder};
 use crate::ctx::Cancel;
+use crate::format::text::with_reasons;
 use crate::format::wal_page::SegmentFacts;
-use crate::io::{DiskFile, IoContext, IoErrorKind, Stat, durable};
+use crate::io::{DiskFile, IoContext, IoErrorKind, Stat, durable, fill};
 use crate::model::WalFileName;
 
 /// A frame of a packed segment; larger ones would only need more memory.
@@ -391,7 +392,7 @@ impl Worker {
 }
 
 /// Whether a name is a temporary one whose maker is gone. (Its time says nothing: it is that of the source.)
-fn is_abandoned(name: &str) -> bool {
+pub(super) fn is_abandoned(name: &str) -> bool {
     let alive = |pid: u32| {
         let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
         pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
@@ -480,30 +481,4 @@ fn refuse(
     }
     let aside = aside::keep(shared, &file.path, Kind::Unknown, &fault.reason, now)?;
     Ok(Outcome::Refused { aside, reason: fault.reason })
-}
-
-/// Reads until the buffer is full or the end is reached.
-pub(super) fn fill(from: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
-    let mut done = 0;
-    while done < buf.len() {
-        match from.read(&mut buf[done..]) {
-            Ok(0) => break,
-            Ok(n) => done += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(done)
-}
-
-/// An error and what caused it as one sentence.
-fn with_reasons(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(reason) = source {
-        text.push_str(": ");
-        text.push_str(&reason.to_string());
-        source = reason.source();
-    }
-    text
 }
