@@ -44,8 +44,12 @@ impl Line {
 }
 
 fn wal(number: u64) -> Vec<u8> {
+    wal_of(1, number)
+}
+
+fn wal_of(timeline: u32, number: u64) -> Vec<u8> {
     synthetic::segment(
-        Timeline::FIRST,
+        Timeline::new(timeline).unwrap(),
         SegmentNo::new(number),
         SegmentSize::from_bytes(SEGMENT).unwrap(),
         SystemId::new(SYSTEM_ID),

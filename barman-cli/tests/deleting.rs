@@ -11,8 +11,13 @@ use barman_testkit::clock::StepClock;
 use barman_testkit::oracle::Barman;
 use time::macros::datetime;
 
-use barman_core::ctx::{Cancel, Ctx, Silent};
-use barman_core::io::{LockGuard, LockName, Locks};
+use std::sync::{Arc, Mutex};
+
+use barman_core::catalog::{Catalog, Purpose};
+use barman_core::config::{Config, LoadEnv};
+use barman_core::ctx::{Cancel, Ctx, Event, ProgressSink, Silent};
+use barman_core::io::{LockGuard, LockName, Locks, RealDisk};
+use barman_core::server::{Host, Server, ServerError};
 
 use crate::hand_made::{Home, Made, done, said, segment};
 
@@ -262,4 +267,90 @@ fn a_backup_half_deleted_counts_for_nothing() {
     let run = home.barman(&["keep", "main", A, "--target", "full"]);
     assert!(run.stderr.contains("its removal was begun"), "{run}");
     home.barman(&["delete", "main", A]).ok().unwrap();
+}
+
+/// Does something once, when a message with these words comes.
+struct Interfering<'a, F: FnMut() + Send> {
+    words: &'a str,
+    act: Mutex<Option<F>>,
+}
+
+impl<F: FnMut() + Send> ProgressSink for Interfering<'_, F> {
+    fn event(&self, event: &Event<'_>) {
+        if let Event::Message { text, .. } = event
+            && text.contains(self.words)
+            && let Some(mut act) = self.act.lock().unwrap().take()
+        {
+            act();
+        }
+    }
+}
+
+/// Runs `work` with the library on a home, and `act` when the words are said.
+fn interfered<T>(
+    home: &Home,
+    words: &str,
+    act: impl FnMut(&Server, &Ctx<'_>) + Send,
+    work: impl FnOnce(&Server, &Ctx<'_>) -> T,
+) -> T {
+    let clock = Arc::new(StepClock::at(datetime!(2026-11-23 14:00:00 UTC)));
+    let cancel = Cancel::new();
+    let host = Host {
+        disk: Arc::new(RealDisk),
+        clock: clock.clone(),
+        environment: barman_core::pg::Environment::default(),
+        ssh: barman_core::transport::SshEnvironment::default(),
+        cancel: cancel.clone(),
+        command: "test".into(),
+        configuration: "/etc/barman.conf".into(),
+        workers: 1,
+    };
+    let env = LoadEnv { disk: &RealDisk, home: None, cwd: "/".into() };
+    let config = Config::load(&home.world.write_config().unwrap(), &env).unwrap();
+    let server = Server::open(config.server("main").unwrap().clone(), &config.globals, host).unwrap();
+    let silent = Ctx { clock: &*clock, progress: &Silent, cancel: &cancel };
+    let mut act = act;
+    let sink = Interfering { words, act: Mutex::new(Some(|| act(&server, &silent))) };
+    work(&server, &Ctx { clock: &*clock, progress: &sink, cancel: &cancel })
+}
+
+/// I17: a restore of a standalone backup that begins while another one is being deleted needs the WAL after it.
+#[test]
+fn i17_wal_that_somebody_needs_meanwhile_stays() {
+    for begins in [false, true] {
+        let mut home = homes(&[|| done(A, 2, 3).keep("standalone"), || done(B, 5, 6), || done(C, 8, 9)])();
+        home.world.server("main").option("retention_policy", "REDUNDANCY 1");
+        let lease = Mutex::new(None);
+        let act = |server: &Server, _: &Ctx<'_>| {
+            if begins {
+                let of_a = server.catalog().lease(&A.parse().unwrap(), Purpose::Restore).unwrap();
+                *lease.lock().unwrap() = Some(of_a);
+            }
+        };
+        let pruned = interfered(&home, "Deleting backup", act, |server, ctx| server.enforce_retention(ctx));
+        assert_eq!(pruned.unwrap().backups, [B.parse().unwrap()]);
+        for number in 4..=7 {
+            assert_eq!(home.has_wal(&segment(number)), begins, "{number}");
+        }
+        assert!([2, 3, 8, 9].into_iter().all(|number| home.has_wal(&segment(number))));
+    }
+}
+
+/// I21: what another process removed, or what the user decided to keep, since the plan was made.
+#[test]
+fn i21_what_changed_meanwhile_counts() {
+    let refused = |act: &(dyn Fn(&Server, &Ctx<'_>) + Sync)| {
+        let mut home = homes(&[|| done(A, 2, 3), || done(B, 5, 6), || done(C, 8, 9).parent(B)])();
+        home.world.server("main").option("minimum_redundancy", "1");
+        let result =
+            interfered(&home, "Deleting backup", act, |server, ctx| server.delete(B.parse().unwrap(), ctx));
+        assert!(matches!(result, Err(ServerError::NotDeleted { .. })), "{result:?}");
+        assert!(home.exists(&format!("base/{B}")) && home.exists(&format!("base/{C}")));
+    };
+    refused(&|server, ctx| {
+        server.catalog().remove(&A.parse().unwrap(), &|| Ok(()), ctx).unwrap();
+    });
+    refused(&|server, _| {
+        server.catalog().keep(&B.parse().unwrap(), Some(barman_core::model::Keep::Full)).unwrap();
+    });
 }

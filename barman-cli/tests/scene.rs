@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::process::Stdio;
 
 use barman_testkit::pg::{Archive, Cluster};
 use barman_testkit::ssh::Sshd;
@@ -125,4 +126,29 @@ pub(crate) fn names(dir: &Utf8Path) -> Vec<String> {
     let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().to_owned()).collect();
     names.sort();
     names
+}
+
+/// A small file system in memory.
+pub(crate) struct Small(Utf8PathBuf);
+
+impl Small {
+    pub(crate) fn mount(path: &Utf8Path, options: &str) -> Option<Small> {
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "none", path.as_str()])
+            .stderr(Stdio::null())
+            .status();
+        let mounted = mounted.is_ok_and(|status| status.success());
+        if !mounted {
+            barman_testkit::skip(
+                "a small file system cannot be mounted here (that needs root), so no full disk",
+            );
+        }
+        mounted.then(|| Small(path.to_owned()))
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(&self.0).status();
+    }
 }

@@ -93,6 +93,25 @@ fn wal_of_the_cluster_before_an_upgrade_is_served_too() {
     assert!(run.code() == Some(1) && run.stderr.contains("system 6"), "{run}");
 }
 
+/// After a `pg_upgrade` with another segment size: identity.json is of the new cluster, all backups are of the old one.
+#[test]
+fn wal_of_a_cluster_with_another_segment_size_is_taken_in() {
+    let home = Home::new(1..=2).backups(&[done("20260101T000001", 1, 2)]);
+    home.write("identity.json", "{\n    \"systemid\": \"5\",\n    \"version\": \"18\"\n}\n");
+    let large = SegmentSize::from_bytes(2 << 20).unwrap();
+    let bytes = synthetic::segment(
+        Timeline::FIRST,
+        SegmentNo::new(3),
+        large,
+        SystemId::new(5),
+        PgVersion::new(180_000),
+    );
+    home.write("incoming/000000010000000000000003", &bytes);
+    home.barman(&["archive-wal", "main"]).ok().unwrap();
+    assert!(stdout_of(&home, &["get-wal", "main", "000000010000000000000003"]) == bytes);
+    assert!(home.path("errors").read_dir_utf8().unwrap().next().is_none());
+}
+
 #[test]
 fn get_wal_answers_as_barman() {
     if Barman::require().is_none() {

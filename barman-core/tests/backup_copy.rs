@@ -88,6 +88,32 @@ fn i15_what_every_database_has_vanishes_only_with_its_directory() {
     assert!(skipped.iter().any(|s| s.path == map && s.why == "the database was dropped"), "{skipped:?}");
 }
 
+/// A large database takes long to go; as long as its files become fewer it is being dropped.
+#[test]
+fn i15_a_database_that_is_being_dropped_is_waited_for() {
+    let Some(rig) = Rig::new() else { return };
+    let database = rig.table.parent().unwrap().to_owned();
+    let directory = rig.pgdata.join(&database);
+    (90000..90020).for_each(|n| fs::write(directory.join(n.to_string()), "").unwrap());
+    let (map, mark) = (database.join("pg_filenode.map"), database.join("PG_VERSION"));
+    let (lost, looks) = (map.clone(), Seen::default());
+    let seen = looks.clone();
+    let (_, report) = rig.backup(&rig.session(), move |path, moment| match moment {
+        Moment::Asked if path == lost => fs::remove_file(directory.join("pg_filenode.map")).unwrap(),
+        // Once a look.
+        Moment::Listed if path == mark && !directory.join("pg_filenode.map").exists() => {
+            match seen.add("look") {
+                look @ 0..15 => fs::remove_file(directory.join((90000 + look).to_string())).unwrap(),
+                _ => fs::remove_dir_all(&directory).unwrap(),
+            }
+        }
+        _ => {}
+    });
+    let skipped = report.unwrap().skipped;
+    assert!(skipped.iter().any(|s| s.path == map && s.why == "the database was dropped"), "{skipped:?}");
+    assert!(looks.all().len() >= 15);
+}
+
 #[test]
 fn the_session_is_kept_alive_while_files_are_listed_and_read_one_by_one() {
     let Some(mut rig) = Rig::new() else { return };

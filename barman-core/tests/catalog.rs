@@ -149,7 +149,7 @@ fn ids_are_unique_and_increase_even_after_removal_and_a_clock_change() {
         ids.iter().map(BackupId::as_str).collect::<Vec<_>>(),
         ["20261122T214528", "20261122T214529", "20261122T214530"]
     );
-    catalog.remove(&ids[2], &home.ctx()).unwrap();
+    catalog.remove(&ids[2], &|| Ok(()), &home.ctx()).unwrap();
     let mut earlier = draft();
     earlier.created_at -= time::Duration::HOUR;
     assert_eq!(catalog.create(earlier).unwrap().0.id.as_str(), "20261122T214531");
@@ -201,7 +201,7 @@ fn an_old_catalog_is_read_and_written_anew() {
     assert_eq!(std::fs::read_to_string(home.path().join("main/meta/20150101T120000-keep")).unwrap(), "full");
     catalog.keep(&id, None).unwrap();
     assert_eq!(catalog.kept(&id).unwrap(), None);
-    catalog.remove(&id, &home.ctx()).unwrap();
+    catalog.remove(&id, &|| Ok(()), &home.ctx()).unwrap();
     assert!(!base.exists() && catalog.list().unwrap().is_empty());
 }
 
@@ -217,7 +217,7 @@ fn a_backup_info_that_cannot_be_read_is_named() {
     assert!(matches!(&survey.unreadable[..], [one] if one.id == info.id));
     let error = catalog.list().unwrap_err().to_string();
     assert!(error.contains("20261122T214528-backup.info") && error.contains("HALF"), "{error}");
-    catalog.remove(&info.id, &home.ctx()).unwrap();
+    catalog.remove(&info.id, &|| Ok(()), &home.ctx()).unwrap();
     assert_eq!(catalog.list().unwrap(), [other]);
 }
 
@@ -315,11 +315,11 @@ fn a_backup_with_a_lease_stays() {
     let first = catalog.lease(&id, Purpose::Restore).unwrap();
     let second = catalog.lease(&id, Purpose::Parent).unwrap();
     drop(first);
-    let error = catalog.remove(&id, &home.ctx()).unwrap_err();
+    let error = catalog.remove(&id, &|| Ok(()), &home.ctx()).unwrap_err();
     assert!(matches!(&error, CatalogError::Busy { holder, .. } if holder.contains("barman test")), "{error}");
     assert_eq!(text_of(&catalog, &id, Root::Data, "PG_VERSION"), "15\n");
     drop(second);
-    assert_eq!(catalog.remove(&id, &home.ctx()).unwrap().files, 4);
+    assert_eq!(catalog.remove(&id, &|| Ok(()), &home.ctx()).unwrap().files, 4);
     assert!(matches!(catalog.lease(&id, Purpose::Restore), Err(CatalogError::NotFound { .. })));
 }
 
@@ -355,12 +355,38 @@ fn removal_follows_no_link_corrects_the_parent_and_counts_the_next_anew() {
     std::fs::write(outside.join("precious"), "x").unwrap();
     std::os::unix::fs::symlink(&outside, catalog.paths().tree(&first, Root::Data).join("link")).unwrap();
 
-    let removed = catalog.remove(&first, &home.ctx()).unwrap();
+    let removed = catalog.remove(&first, &|| Ok(()), &home.ctx()).unwrap();
     assert!(!removed.resumed && outside.join("precious").exists());
     assert_eq!(catalog.get(&parent).unwrap().children_backup_ids, [info.id]);
     assert_eq!(catalog.get(&info.id).unwrap().deduplicated_size, Some(13));
     assert!(!home.path().join(".main-20261122T214528.lock").exists());
     assert_eq!(catalog.removals_pending().unwrap(), []);
+}
+
+/// I21: two removals that are each allowed alone are not both done: who asks sees the mark of whoever was first.
+#[test]
+fn i21_two_removals_at_once_do_not_take_both() {
+    for _ in 0..20 {
+        let home = Home::new();
+        let catalog = home.catalog();
+        let ids = [home.backup(&catalog, &FILES).0, home.backup(&catalog, &FILES).0];
+        let enough = || {
+            let pending = catalog.removals_pending()?;
+            match catalog.list()?.iter().filter(|b| !pending.contains(&b.id)).count() {
+                0 | 1 => Err(CatalogError::MustStay { id: ids[0] }),
+                _ => Ok(()),
+            }
+        };
+        let removed = std::thread::scope(|scope| {
+            let both = ids.map(|id| {
+                let (catalog, home, enough) = (&catalog, &home, &enough);
+                scope.spawn(move || catalog.remove(&id, enough, &home.ctx()).is_ok())
+            });
+            both.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+        });
+        assert_eq!(removed.iter().filter(|done| **done).count(), 1, "{removed:?}");
+        assert_eq!((catalog.list().unwrap().len(), catalog.removals_pending().unwrap().len()), (1, 0));
+    }
 }
 
 #[test]
@@ -369,13 +395,13 @@ fn a_cancelled_removal_is_found_and_finished() {
     let catalog = home.catalog();
     let (id, _) = home.backup(&catalog, &FILES);
     home.cancel.cancel();
-    assert!(matches!(catalog.remove(&id, &home.ctx()), Err(CatalogError::Cancelled(_))));
+    assert!(matches!(catalog.remove(&id, &|| Ok(()), &home.ctx()), Err(CatalogError::Cancelled(_))));
     assert_eq!(catalog.removals_pending().unwrap(), [id]);
     assert!(matches!(catalog.lease(&id, Purpose::Restore), Err(CatalogError::Busy { .. })));
     let cancel = Cancel::new();
     let ctx = Ctx { cancel: &cancel, ..home.ctx() };
-    assert!(catalog.remove(&id, &ctx).unwrap().resumed);
-    assert!(matches!(catalog.remove(&id, &ctx), Err(CatalogError::NotFound { .. })));
+    assert!(catalog.remove(&id, &|| Ok(()), &ctx).unwrap().resumed);
+    assert!(matches!(catalog.remove(&id, &|| Ok(()), &ctx), Err(CatalogError::NotFound { .. })));
 }
 
 fn root() -> Utf8PathBuf {
@@ -467,7 +493,7 @@ fn power_lost_while_a_backup_is_removed() {
     before.settle();
     for_every_crash_point(
         &before,
-        |disk| on(&home, disk).remove(&id, &home.ctx()),
+        |disk| on(&home, disk).remove(&id, &|| Ok(()), &home.ctx()),
         |after| {
             let catalog = on(&home, &after.disk);
             let files = FILES.iter().filter(|(root, path, _)| {
@@ -480,7 +506,7 @@ fn power_lost_while_a_backup_is_removed() {
             if after.completed {
                 assert!(!known && !marked);
             } else if marked {
-                catalog.remove(&id, &home.ctx()).unwrap();
+                catalog.remove(&id, &|| Ok(()), &home.ctx()).unwrap();
                 assert!(catalog.get(&id).is_err());
                 assert!(!after.disk.exists(&catalog.paths().base(&id)).unwrap());
             }

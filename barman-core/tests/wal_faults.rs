@@ -188,15 +188,48 @@ fn put_wal_stores_what_is_proven_and_nothing_else() {
     let differing = other(7);
     let sums = format!("{} *{file}\n", sha256(&differing));
     let conflicting = [(path.as_str(), Kind::File, &*differing), ("SHA256SUMS", Kind::File, sums.as_bytes())];
-    for _ in 0..2 {
+    let mut kept = std::collections::BTreeSet::new();
+    for _ in 0..3 {
         let delivery = receive(&conflicting).unwrap();
         assert_eq!((delivery.stored.len(), delivery.conflicts.len()), (0, 1));
+        kept.insert(delivery.conflicts[0].1.clone());
         assert_eq!(std::fs::read(&delivery.conflicts[0].1).unwrap(), differing);
         assert!(delivery.conflicts[0].1.as_str().ends_with("Z.duplicate"));
         home.run(&archive);
         assert_eq!(plain(&archive, &wal(7)), good);
         assert_eq!(RealDisk.names(&incoming).unwrap(), [""; 0]);
     }
+    // Whoever sends it sends it again and again: one copy is kept, with its reason.
+    let errors = RealDisk.names(&archive.paths().errors_directory).unwrap();
+    assert_eq!(
+        (kept.len(), errors.iter().filter(|n| n.ends_with(".duplicate")).count()),
+        (1, 1),
+        "{errors:?}"
+    );
+}
+
+/// I1: what lies in incoming without an fsync (cp brought it) is acknowledged only when it is durable.
+#[test]
+fn i1_a_known_file_is_made_durable_before_it_is_acknowledged() {
+    let home = Home::new();
+    let (name, text) = label(3);
+    let path = format!("/main/incoming/{name}");
+    let before = CrashDisk::new();
+    before.mkdir_all("/main/incoming".into(), 0o755).unwrap();
+    before.settle();
+    before.create_new(path.as_str().into()).unwrap().put(&text).unwrap();
+    let sums = format!("{} *{name}\n", sha256(&text));
+    let bytes =
+        stream(&[(&name.to_string(), Kind::File, &text), ("SHA256SUMS", Kind::File, sums.as_bytes())]);
+    let operation = |disk: &CrashDisk| {
+        on(&home, disk).receive(&mut &*bytes, &home.ctx()).map(|delivery| assert_eq!(delivery.known, [name]))
+    };
+    let check = |after: &Aftermath| {
+        if after.completed {
+            assert_eq!(after.disk.read(path.as_str().into()).unwrap(), text);
+        }
+    };
+    for_every_crash_point(&before, operation, check);
 }
 
 /// A delivery is durable when the sender hears of success.

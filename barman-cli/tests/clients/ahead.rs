@@ -9,9 +9,9 @@ use barman_testkit::pg::{self, Cluster, Wait};
 use barman_testkit::world::{Run, World};
 use camino::{Utf8Path, Utf8PathBuf};
 
-use super::{Line, ours, scene, wal};
+use super::{Line, ours, scene, wal, wal_of};
 use crate::hand_made::{Home, segment};
-use crate::scene::names;
+use crate::scene::{Small, names};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -128,13 +128,7 @@ fn i26_what_is_left_of_another_timeline_goes() {
         archive(&home, number, wal(number));
     }
     let second = segment(3).replacen("00000001", "00000002", 1);
-    let forked = barman_core::format::wal_page::synthetic::segment(
-        barman_core::model::Timeline::new(2).unwrap(),
-        barman_core::model::SegmentNo::new(3),
-        barman_core::model::SegmentSize::from_bytes(crate::hand_made::SEGMENT).unwrap(),
-        barman_core::model::SystemId::new(crate::hand_made::SYSTEM_ID),
-        barman_core::model::PgVersion::new(170_000),
-    );
+    let forked = wal_of(2, 3);
     home.write(&format!("wals/{}/{second}", &second[..16]), forked.clone());
     home.write("wals/00000002.history", "1\t0/300000\tno recovery target specified\n");
     home.barman(&["list-servers"]);
@@ -152,12 +146,37 @@ fn i26_what_is_left_of_another_timeline_goes() {
     let dir = &recovery.spools()[0];
     fs::write(dir.join(segment(2)), vec![0; 1 << 20]).unwrap();
     recovery.brings(&options, 2);
-    // A spool that others may write to is not used, and that is said.
+    // A spool that others may write to, or exchange, is not used, and that is said.
     use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).unwrap();
+    for (open, mode) in [(dir, 0o700), (&recovery.spool, 0o755)] {
+        fs::set_permissions(open, fs::Permissions::from_mode(0o777)).unwrap();
+        let run = recovery.fetch(&options, &segment(4));
+        assert_eq!(run.code(), Some(0), "{run}");
+        assert!(run.stderr.contains("WARNING: nothing is fetched ahead"), "{run}");
+        fs::set_permissions(open, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    fs::set_permissions(&recovery.spool, fs::Permissions::from_mode(0o1777)).unwrap();
     let run = recovery.fetch(&options, &segment(4));
-    assert_eq!(run.code(), Some(0), "{run}");
-    assert!(run.stderr.contains("WARNING: nothing is fetched ahead"), "{run}");
+    assert!(run.code() == Some(0) && run.stderr.is_empty(), "{run}");
+}
+
+/// I7: no room where PostgreSQL wants the file: the call ends, says so, and leaves nothing behind.
+#[test]
+fn i7_a_full_disk_of_the_restored_server_is_said() {
+    let Some((home, line)) = scene(ours) else { return };
+    archive(&home, 1, wal(1));
+    home.barman(&["list-servers"]);
+    let recovery = Recovery::new(&home, &line, "data");
+    let account = home.world.account();
+    let owner = format!("size=256k,uid={},gid={}", account.uid, account.gid);
+    let Some(_small) = Small::mount(&recovery.data, &owner) else { return };
+    for file in ["PG_VERSION", "recovery.signal"] {
+        fs::write(recovery.data.join(file), "").unwrap();
+    }
+    let run = recovery.fetch(&[], &segment(1));
+    assert_eq!(run.code(), Some(126), "{run}");
+    assert!(run.stderr.contains("No space left on device"), "{run}");
+    assert_eq!(names(&recovery.data), ["PG_VERSION", "recovery.signal"]);
 }
 
 /// I26: Barman sends what it has, sound or not; what is not sound never waits in the spool and never reaches the server.

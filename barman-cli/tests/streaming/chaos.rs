@@ -6,7 +6,7 @@ use std::time::Duration;
 use barman_testkit::pg::{self, Cluster, StopMode};
 use barman_testkit::proxy::Proxy;
 
-use super::rig::{Receiver, Rig, server};
+use super::rig::{Receiver, Rig, server, wait};
 use crate::scene::names;
 
 const MAJOR: u32 = 15;
@@ -70,8 +70,7 @@ fn chaos(rounds: usize) {
     let mut rig = Rig::over(cluster, &proxy.conninfo());
     let mut receiver = rig.receive();
     receiver.wait_log("starting log streaming at");
-    let first =
-        rig.cluster.psql("SELECT pg_walfile_name(restart_lsn + 1) FROM pg_replication_slots").unwrap();
+    let first = protected_from(&rig);
     let mut load = Load::on(&rig.cluster);
     let mut random = Random(SEED);
     let mut events = Vec::new();
@@ -122,6 +121,22 @@ fn chaos(rounds: usize) {
     assert_eq!(names(&rig.world.home().join("main/errors")), Vec::<String>::new(), "{events:?}");
     let left = names(&rig.streaming_dir());
     assert!(left.len() == 1 && left[0].ends_with(".partial"), "{left:?}");
+}
+
+/// The first segment that the slot keeps; it keeps none before the receiver has reported.
+fn protected_from(rig: &Rig) -> String {
+    let mut first = String::new();
+    let sql =
+        "SELECT pg_walfile_name(restart_lsn + 1) FROM pg_replication_slots WHERE restart_lsn IS NOT NULL";
+    wait(
+        "the slot to keep WAL",
+        || format!("{:?}", rig.cluster.psql(sql)),
+        || {
+            first = rig.cluster.psql(sql).unwrap();
+            first.len() == 24
+        },
+    );
+    first
 }
 
 /// A receiver that gave up is started anew, as cron does every minute; why it gave up must be a reason that goes away.

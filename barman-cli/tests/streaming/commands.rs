@@ -119,10 +119,8 @@ fn cron_keeps_a_receiver_running() {
     assert!(!rig.ours(&["list-processes", "main"]).stdout.contains("receive-wal"));
 }
 
-/// WAL that the server has no longer is said, with what to do; nothing is skipped in silence.
-#[test]
-fn wal_that_is_gone_is_said() {
-    let Some(_) = pg::require(15) else { return };
+/// A server without a slot that keeps little WAL, of which one segment was archived; its receiver has ended.
+fn left_behind() -> Rig {
     let cluster = server(15).conf("wal_keep_size", "0").conf("min_wal_size", "2MB").start().unwrap();
     let conninfo = cluster.conninfo();
     let rig = Rig::over(cluster, &conninfo);
@@ -130,12 +128,29 @@ fn wal_that_is_gone_is_said() {
     receiver.wait_log("starting log streaming at");
     let first = rig.write(10);
     rig.wait_archived(&first);
+    // Some of the next segment, too.
+    rig.cluster.psql("INSERT INTO t VALUES (1, 'x')").unwrap();
+    let lag = "SELECT pg_current_wal_flush_lsn() - flush_lsn FROM pg_stat_replication";
+    wait("all of it received", || rig.cluster.psql(lag).unwrap(), || rig.cluster.psql(lag).unwrap() == "0");
     receiver.interrupt();
     rig.cluster.psql("SELECT pg_drop_replication_slot('barman')").unwrap();
+    rig
+}
+
+/// Lets the server recycle the WAL that it had.
+fn forget(rig: &Rig) {
     for _ in 0..4 {
         rig.write(9000);
         rig.cluster.psql("CHECKPOINT").unwrap();
     }
+}
+
+/// WAL that the server has no longer is said, with what to do; nothing is skipped in silence.
+#[test]
+fn wal_that_is_gone_is_said() {
+    let Some(_) = pg::require(15) else { return };
+    let rig = left_behind();
+    forget(&rig);
     let mut receiver = rig.receive();
     assert_eq!(receiver.wait(), Some(1), "{}", receiver.log());
     let log = receiver.log();
@@ -145,6 +160,9 @@ fn wal_that_is_gone_is_said() {
     );
     let reset = rig.ours(&["receive-wal", "--reset", "main"]);
     assert!(reset.stdout.contains("Creating status file"), "{reset}");
+    // What was received of the unfinished segment is not thrown away, and not gone on from.
+    assert_eq!(rig.archived().keys().filter(|name| name.ends_with(".partial")).count(), 1);
+    assert_eq!(names(&rig.streaming_dir()).len(), 1, "{:?}", names(&rig.streaming_dir()));
     let receiver = rig.receive();
     receiver.wait_log("starting log streaming at");
     let closed = rig.write(10);
@@ -156,22 +174,11 @@ fn wal_that_is_gone_is_said() {
 #[test]
 fn an_archive_that_ends_too_early_is_gone_on_from_what_there_is() {
     let Some(_) = pg::require(15) else { return };
-    let cluster = server(15).conf("wal_keep_size", "0").conf("min_wal_size", "2MB").start().unwrap();
-    let conninfo = cluster.conninfo();
-    let rig = Rig::over(cluster, &conninfo);
-    let mut receiver = rig.receive();
-    receiver.wait_log("starting log streaming at");
-    let first = rig.write(10);
-    rig.wait_archived(&first);
-    receiver.interrupt();
-    rig.cluster.psql("SELECT pg_drop_replication_slot('barman')").unwrap();
+    let rig = left_behind();
     for name in names(&rig.streaming_dir()) {
         fs::remove_file(rig.streaming_dir().join(name)).unwrap();
     }
-    for _ in 0..4 {
-        rig.write(9000);
-        rig.cluster.psql("CHECKPOINT").unwrap();
-    }
+    forget(&rig);
     let mut receiver = rig.receive();
     receiver.wait_log("where the archive ends");
     let closed = rig.write(10);

@@ -186,7 +186,12 @@ impl Catalog for LocalCatalog {
         removal::pending(&self.shared)
     }
 
-    fn remove(&self, id: &BackupId, ctx: &Ctx<'_>) -> Result<Removed, CatalogError> {
-        removal::remove(&self.shared, id, ctx)
+    fn remove(
+        &self,
+        id: &BackupId,
+        allowed: &dyn Fn() -> Result<(), CatalogError>,
+        ctx: &Ctx<'_>,
+    ) -> Result<Removed, CatalogError> {
+        removal::remove(&self.shared, id, allowed, ctx)
     }
 }

@@ -60,7 +60,18 @@ pub trait Catalog: Send + Sync {
 
     /// Removes a backup's files, then its facts. Marked first, so that a removal cut short is found again and finished.
     /// WAL is not touched. A backup with a lease is [`CatalogError::Busy`].
-    fn remove(&self, id: &BackupId, ctx: &Ctx<'_>) -> Result<Removed, CatalogError>;
+    ///
+    /// `allowed` is asked right before the mark is made, at a moment in which no other removal can make its own and no keep
+    /// can change: two that are each allowed alone must not both happen. It is not asked for a removal that was begun.
+    ///
+    /// # Errors
+    /// What `allowed` gives, and then nothing was done.
+    fn remove(
+        &self,
+        id: &BackupId,
+        allowed: &dyn Fn() -> Result<(), CatalogError>,
+        ctx: &Ctx<'_>,
+    ) -> Result<Removed, CatalogError>;
 }
 
 /// What a catalog holds, as far as it can be read.
@@ -305,6 +316,12 @@ pub enum CatalogError {
         id: BackupId,
         /// Who, since when and why.
         holder: String,
+    },
+    /// It was wanted to be removed, and must stay.
+    #[error("Backup {id} must stay")]
+    MustStay {
+        /// The backup.
+        id: BackupId,
     },
     /// The backup is not in a state in which its files can be used so.
     #[error("Backup {id} cannot be {action}: it is {status}")]

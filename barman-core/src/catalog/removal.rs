@@ -26,7 +26,12 @@ pub(super) fn pending(shared: &Shared) -> Result<Vec<BackupId>, CatalogError> {
     Ok(pending.into_iter().collect())
 }
 
-pub(super) fn remove(shared: &Shared, id: &BackupId, ctx: &Ctx<'_>) -> Result<Removed, CatalogError> {
+pub(super) fn remove(
+    shared: &Shared,
+    id: &BackupId,
+    allowed: &dyn Fn() -> Result<(), CatalogError>,
+    ctx: &Ctx<'_>,
+) -> Result<Removed, CatalogError> {
     let disk = &*shared.disk;
     let paths = &shared.paths;
     let lock = shared.locks.exclusive(id)?;
@@ -40,6 +45,10 @@ pub(super) fn remove(shared: &Shared, id: &BackupId, ctx: &Ctx<'_>) -> Result<Re
     };
     let mark = paths.delete_mark(id);
     if !disk.exists(&mark)? {
+        let _lock = shared.locks.catalog()?;
+        if !resumed {
+            allowed()?;
+        }
         durable::mkdir_all_durable(disk, &paths.meta_directory, 0o777)?;
         durable::replace_durable(disk, &mark, b"delete", None)?;
     }

@@ -7,7 +7,7 @@ use std::fmt;
 
 use super::Held;
 use super::chain::Chains;
-use super::needed_wal::{Needs, Parted};
+use super::needed_wal::{Needs, Parted, Why};
 use super::reachability::Histories;
 use super::redundancy::{self, Refusal};
 use super::retention::{self, RetentionStatus, Verdict};
@@ -213,6 +213,24 @@ pub fn purge_before_first(
         None => part(catalog, &BTreeSet::new(), first.backup, archive),
     };
     Ok(PrunePlan { deletions: Vec::new(), spared: Vec::new(), wal })
+}
+
+/// Of WAL that a plan lets go, what may still go now that its backups are gone: a restore may have begun meanwhile, a keep
+/// may have changed. `catalog` is what is left.
+pub fn still_removable(
+    planned: &[WalFileName],
+    catalog: &[Held<'_>],
+    histories: &Histories,
+) -> Vec<WalFileName> {
+    let parted = Needs::of(catalog, histories).part(planned.iter().copied());
+    let needed: BTreeSet<WalFileName> = parted
+        .kept
+        .into_iter()
+        // The other reasons are those of a plan, which this one had.
+        .filter(|(_, why)| matches!(why, Why::Needed(_) | Why::Consistency(_) | Why::BeginUnknown(_)))
+        .map(|(name, _)| name)
+        .collect();
+    planned.iter().copied().filter(|name| !needed.contains(name)).collect()
 }
 
 fn index<'c, 'a>(catalog: &'c [Held<'a>]) -> BTreeMap<BackupId, &'c Held<'a>> {

@@ -7,9 +7,9 @@ use crate::ctx::Ctx;
 use crate::format::text::human_duration;
 use crate::format::timestamp::ctime;
 use crate::io::{LockError, LockName};
-use crate::model::{BackupId, BackupInfo};
+use crate::model::{BackupId, BackupInfo, WalFileName};
 use crate::policy::prune::{self, Cause, Deletion, PruneError, PrunePlan, Spared, WalPlan};
-use crate::policy::redundancy::Refusal;
+use crate::policy::redundancy::{self, Refusal};
 use crate::policy::retention::Reason;
 use crate::wal::WalArchive;
 
@@ -98,7 +98,7 @@ impl Server {
         let known: Vec<BackupId> = self.catalog.list()?.iter().map(|b| b.id).collect();
         for id in self.catalog.removals_pending()?.into_iter().filter(|id| !known.contains(id)) {
             ctx.info(format!("Finishing the deletion of backup {id} for server {}", self.name()));
-            self.catalog.remove(&id, ctx)?;
+            self.catalog.remove(&id, &|| Ok(()), ctx)?;
         }
         Ok(())
     }
@@ -113,22 +113,23 @@ impl Server {
             if on_behalf == For::Retention {
                 ctx.info(format!("Enforcing retention policy: removing backup {id} for server {name}"));
             }
-            self.not_kept_meanwhile(deletion)?;
             let (start, began) = (ctx.clock.now(), ctx.clock.monotonic());
             ctx.info(format!("Deleting backup {id} for server {name}"));
-            self.catalog.remove(&id, ctx).map_err(|error| match error {
+            let removed = self.catalog.remove(&id, &|| self.may_still_go(plan, deletion), ctx);
+            removed.map_err(|error| match error {
                 CatalogError::Busy { id, .. } => self.in_use(id),
+                CatalogError::MustStay { id } => ServerError::NotDeleted { server: name.clone(), id },
                 other => other.into(),
             })?;
             done.backups.push(id);
             if at + 1 == plan.deletions.len() && matches!(plan.wal, WalPlan::Parted(_)) {
-                let wal = plan.wal.removable();
+                let wal = self.still_removable(plan)?;
                 ctx.info("Delete associated WAL segments:");
-                for file in wal {
+                for file in &wal {
                     ctx.info(format!("\t{file}"));
                 }
-                self.wal.remove(wal)?;
-                done.wal = wal.to_vec();
+                self.wal.remove(&wal)?;
+                done.wal = wal;
             }
             let elapsed = ctx.clock.monotonic().saturating_sub(began);
             ctx.info(format!(
@@ -140,14 +141,36 @@ impl Server {
         Ok(done)
     }
 
-    /// A keep that came after the plan was made. (One of which a deletion was begun is beyond keeping.)
-    fn not_kept_meanwhile(&self, deletion: &Deletion) -> Result<(), ServerError> {
-        let id = deletion.id;
-        let begun = deletion.cause == Cause::Retention(Reason::DeletionBegun);
-        match self.catalog.kept(&id)? {
-            Some(_) if !begun => Err(ServerError::NotDeleted { server: self.name().clone(), id }),
-            _ => Ok(()),
+    /// Asked right before a removal is begun: since the plan was made a keep may have come, and another process may have
+    /// removed a backup that it counted on.
+    fn may_still_go(&self, plan: &PrunePlan, deletion: &Deletion) -> Result<(), CatalogError> {
+        if deletion.cause == Cause::Retention(Reason::DeletionBegun) {
+            // Beyond keeping.
+            return Ok(());
         }
+        let pending = self.catalog.removals_pending()?;
+        let backups = self.catalog.list()?;
+        let counted = || backups.iter().filter(|b| !pending.contains(&b.id));
+        // An incremental goes only if the one at the root of its tree may go after it.
+        let rest = plan.deletions.iter().skip_while(|d| d.id != deletion.id);
+        for member in rest {
+            let held = backups.iter().find(|b| b.id == member.id);
+            let Some(backup) = held.filter(|b| !pending.contains(&b.id)) else { continue };
+            let keep = self.catalog.kept(&backup.id)?;
+            let minimum = self.config.options.minimum_redundancy.0;
+            redundancy::may_delete(backup, keep, counted(), minimum)
+                .map_err(|_| CatalogError::MustStay { id: backup.id })?;
+            if !matches!(member.cause, Cause::DependsOn(_)) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asked right before WAL goes, since removing the backups may have taken hours.
+    fn still_removable(&self, plan: &PrunePlan) -> Result<Vec<WalFileName>, ServerError> {
+        let estate = self.estate()?;
+        Ok(prune::still_removable(plan.wal.removable(), &estate.held(), &estate.histories))
     }
 
     pub(crate) fn in_use(&self, id: BackupId) -> ServerError {

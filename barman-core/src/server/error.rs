@@ -61,7 +61,8 @@ pub enum ServerError {
     /// The server in conninfo is not the one that the directory belongs to.
     #[error(
         "The PostgreSQL server that conninfo leads to has the system identifier {found}, and the backups in {directory} \
-         belong to {expected}: correct conninfo, or use another name for the new server"
+         belong to {expected}: correct conninfo, or use another name for the new server. Only after a pg_upgrade of the same \
+         server: remove {directory}/identity.json and take a backup at once, WAL of the new cluster is refused before"
     )]
     OtherCluster {
         /// The cluster of the directory.

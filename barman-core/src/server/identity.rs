@@ -7,7 +7,7 @@ use super::{Server, ServerError, identity_path};
 use crate::catalog::{Catalog, LocalCatalog};
 use crate::io::Disk;
 use crate::io::durable::write_new_durable;
-use crate::model::{PgVersion, SegmentSize, SystemId};
+use crate::model::{BackupInfo, PgVersion, SegmentSize, SystemId};
 
 /// What is known of the cluster before anybody connects to it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -21,18 +21,24 @@ struct Identity {
     systemid: String,
 }
 
-/// Reads the identity from its file, else from the newest backup that has one. The segment size comes from the newest
-/// backup that really began: others only have the default.
+/// Reads the identity from its file, else from the newest backup that really began (others only have defaults). The segment
+/// size comes from the newest of the same cluster: after a `pg_upgrade` the older ones may have another.
 pub(crate) fn known_cluster(catalog: &LocalCatalog, disk: &dyn Disk) -> Result<KnownCluster, ServerError> {
     let from_file = stored(&catalog.paths().backup_directory.join("identity.json"), disk)?;
     // A catalog that cannot be read keeps nobody from looking at the rest. Only the newest are read: this is done by every
     // command, whatever it needs of the catalog.
     let ids = catalog.ids().unwrap_or_default();
-    let newest = ids.iter().rev().filter_map(|id| catalog.get(id).ok()).find(|b| b.begin_wal.is_some());
-    Ok(KnownCluster {
-        system_id: from_file.or_else(|| newest.as_ref().and_then(|b| b.systemid)),
-        segment_size: newest.map(|b| b.xlog_segment_size),
-    })
+    let began = || ids.iter().rev().filter_map(|id| catalog.get(id).ok()).filter(|b| b.begin_wal.is_some());
+    let newest = began().next();
+    let system_id = from_file.or_else(|| newest.as_ref().and_then(|b| b.systemid));
+    // Backups of old Barman do not say whose they are.
+    let same = |b: &BackupInfo| b.systemid.is_none() || system_id.is_none() || b.systemid == system_id;
+    let segment_size = match newest {
+        Some(newest) if same(&newest) => Some(newest.xlog_segment_size),
+        Some(_) => began().find(same).map(|b| b.xlog_segment_size),
+        None => None,
+    };
+    Ok(KnownCluster { system_id, segment_size })
 }
 
 /// The segment size of a cluster that backups of the catalog are from. Reads their facts, newest first, until one is

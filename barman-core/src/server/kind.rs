@@ -112,7 +112,9 @@ fn of_catalog(error: &CatalogError) -> ErrorKind {
             ErrorKind::Corrupt
         }
         CatalogError::Busy { .. } => ErrorKind::Busy,
-        CatalogError::WrongStatus { .. } | CatalogError::IllegalStatus { .. } => ErrorKind::Conflict,
+        CatalogError::WrongStatus { .. }
+        | CatalogError::IllegalStatus { .. }
+        | CatalogError::MustStay { .. } => ErrorKind::Conflict,
         CatalogError::Lock(error) => of_lock(error),
         CatalogError::Io(error) => of_io(error),
         CatalogError::Cancelled(_) => ErrorKind::Cancelled,

@@ -45,8 +45,9 @@ impl ControlMaster {
     pub(super) fn place(runtime: &Utf8Path) -> Option<(tempfile::TempDir, Utf8PathBuf)> {
         let dir = tempfile::Builder::new().prefix("barman-").tempdir_in(runtime).ok()?;
         let socket = Utf8Path::from_path(dir.path())?.join("ssh");
-        // ssh expands % in it.
-        let usable = socket.as_str().len() <= LONGEST_SOCKET && !socket.as_str().contains('%');
+        // ssh expands % and ${} in it, and takes it apart at blanks and quotes.
+        let odd = |c: char| c.is_whitespace() || matches!(c, '%' | '"' | '\'' | '\\' | '$');
+        let usable = socket.as_str().len() <= LONGEST_SOCKET && !socket.as_str().contains(odd);
         usable.then_some((dir, socket))
     }
 
@@ -62,7 +63,9 @@ impl ControlMaster {
     }
 
     /// From a child whose marker has come.
-    pub(super) fn new(process: Process, dir: tempfile::TempDir, socket: Utf8PathBuf) -> Self {
+    pub(super) fn new(mut process: Process, dir: tempfile::TempDir, socket: Utf8PathBuf) -> Self {
+        // With `-v` it goes on talking; unread, it would stop at a full pipe, with all that ride on it.
+        process.ignore_output();
         Self { _process: process, _dir: dir, socket, busy: AtomicBool::new(false) }
     }
 
@@ -151,5 +154,8 @@ mod tests {
         std::fs::create_dir(&long).unwrap();
         assert!(ControlMaster::place(&long).is_none());
         assert!(ControlMaster::place(&root.join("missing")).is_none());
+        let blank = root.join("a b");
+        std::fs::create_dir(&blank).unwrap();
+        assert!(ControlMaster::place(&blank).is_none());
     }
 }

@@ -187,8 +187,7 @@ impl Worker {
             return refuse(shared, file, source, fault, now);
         }
         let verdict = judge(shared, &file.name, Clusters::Known, to, stored::open(shared, to)?.plain)?;
-        let history = matches!(file.name, WalFileName::History(_));
-        let Some(fault) = verdict.err().filter(|_| !history) else {
+        let Err(fault) = verdict else {
             return conflict(shared, file, "another sound file of that name is archived", now);
         };
         let (packed, compression, times) = match self.pack(shared, file, source)? {

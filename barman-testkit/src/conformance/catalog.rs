@@ -26,7 +26,7 @@ pub fn catalog(open: &dyn Fn() -> Box<dyn Catalog>, ctx: &Ctx<'_>) {
         open().get(&unknown).map(drop),
         open().update(&unknown, &mut |_| {}).map(drop),
         open().open(&unknown).map(drop),
-        open().remove(&unknown, ctx).map(drop),
+        open().remove(&unknown, &|| Ok(()), ctx).map(drop),
     ] {
         assert!(matches!(result, Err(CatalogError::NotFound { id }) if id == unknown), "{result:?}");
     }
@@ -163,14 +163,14 @@ fn reusing(open: &dyn Fn() -> Box<dyn Catalog>, parent: &BackupId, ctx: &Ctx<'_>
         space.seal(&proofs, ctx).unwrap();
         settle(&*catalog, &info.id);
         reading_files(open, &info.id);
-        catalog.remove(&info.id, ctx).unwrap();
+        catalog.remove(&info.id, &|| Ok(()), ctx).unwrap();
         reading_files(open, parent);
     }
     let catalog = open();
     let (info, space) = catalog.create(draft(ctx)).unwrap();
     space.discard().unwrap();
     assert_eq!(open().get(&info.id).unwrap().status, Status::Empty, "the facts stay");
-    catalog.remove(&info.id, ctx).unwrap();
+    catalog.remove(&info.id, &|| Ok(()), ctx).unwrap();
 }
 
 fn reading_files(open: &dyn Fn() -> Box<dyn Catalog>, id: &BackupId) {
@@ -191,15 +191,19 @@ fn keeping(open: &dyn Fn() -> Box<dyn Catalog>, id: &BackupId, ctx: &Ctx<'_>) {
     let lease = open().lease(id, Purpose::Restore).unwrap();
     let second = open().lease(id, Purpose::Restore).expect("leases are shared");
     drop(second);
-    let refused = open().remove(id, ctx);
+    let refused = open().remove(id, &|| Ok(()), ctx);
     assert!(matches!(refused, Err(CatalogError::Busy { .. })), "{refused:?}");
     drop(lease);
     reading_files(open, id);
 }
 
 fn removing(open: &dyn Fn() -> Box<dyn Catalog>, id: &BackupId, ctx: &Ctx<'_>) {
+    let no = || Err(CatalogError::MustStay { id: *id });
+    assert!(matches!(open().remove(id, &no, ctx), Err(CatalogError::MustStay { .. })));
+    assert!(open().removals_pending().unwrap().is_empty());
+    reading_files(open, id);
     let others: Vec<BackupId> = ids(open).into_iter().filter(|other| other != id).collect();
-    let removed = open().remove(id, ctx).unwrap();
+    let removed = open().remove(id, &|| Ok(()), ctx).unwrap();
     assert!(removed.files >= FILES.len() as u64 && !removed.resumed, "{removed:?}");
     assert_eq!(ids(open), others);
     assert!(open().removals_pending().unwrap().is_empty());
