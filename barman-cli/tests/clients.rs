@@ -16,12 +16,12 @@ use camino::{Utf8Path, Utf8PathBuf};
 use crate::hand_made::{Home, SEGMENT, SYSTEM_ID, done, segment};
 
 /// The other side, and an `ssh` in PATH that logs in there as the configuration of a user would.
-struct Line {
-    sshd: Sshd,
+pub(crate) struct Line {
+    pub(crate) sshd: Sshd,
 }
 
 impl Line {
-    fn to(world: &World, bindir: &Utf8Path) -> Option<Line> {
+    pub(crate) fn to(world: &World, bindir: &Utf8Path) -> Option<Line> {
         Sshd::require()?;
         let path = format!("{bindir}:{}", barman_testkit::os::PATH);
         let sshd = Sshd::builder().env("PATH", path).start().unwrap();

@@ -56,6 +56,14 @@ fn holes_are_shown_with_what_they_cost() {
         assert!(run.stderr.contains(&said), "{run}");
     }
     assert!(!run.stderr.contains("20260103T000001"), "{run}");
+    // A check says so, too, beside the lines that are Barman's, and what to do about refused files.
+    home.write("errors/x.20260101T000000Z.unknown", "");
+    let check = home.barman(&["check", "main"]);
+    for said in
+        [&format!("WARNING: WAL file {} is missing: backup", segment(4)), "'barman native-errors main'"]
+    {
+        assert!(check.stderr.contains(said), "{check}");
+    }
     let json = home.barman(&["-f", "json", "native-wal", "main"]).json().unwrap();
     let main = &json["main"];
     assert_eq!(main["timelines"][0]["holes"][1]["count"], 2);

@@ -308,13 +308,20 @@ fn full_disks() {
     let aside = scene.world.path().join("wals");
     fs::rename(&wals, &aside).unwrap();
     scene.world.dir().subdir("barman/main/wals").unwrap();
-    let small = Small::mount(&wals, &format!("size=160k,{owner}")).unwrap();
-    scene.cluster.psql("SELECT pg_switch_wal()").unwrap();
+    let full = Small::mount(&wals, &format!("size=160k,{owner}")).unwrap();
+    // More than is worked on at a time, so that what comes after the trouble is still handed over.
+    let small = |count| {
+        for _ in 0..count {
+            scene.cluster.psql("SELECT pg_switch_wal() FROM txid_current()").unwrap();
+        }
+    };
+    small(8);
     for table in ["v", "w", "x", "y"] {
         let rows = "SELECT md5(n::text) FROM generate_series(1, 3000) AS n";
-        scene.cluster.psql(&format!("CREATE TABLE {table} AS {rows}")).unwrap();
-        scene.cluster.archive_now().unwrap();
+        scene.cluster.psql(&format!("CREATE TABLE {table} AS {rows}; SELECT pg_switch_wal()")).unwrap();
     }
+    small(20);
+    scene.cluster.archive_now().unwrap();
     let waiting = names(&scene.world.incoming("main"));
     let mut left = waiting.len();
     for again in [false, true] {
@@ -331,7 +338,7 @@ fn full_disks() {
         assert!(!still.is_empty() && (still.len() < left || again), "{waiting:?} {still:?}");
         left = still.len();
     }
-    drop(small);
+    drop(full);
     fs::remove_dir(&wals).unwrap();
     fs::rename(&aside, &wals).unwrap();
     scene.ours(&["archive-wal", "main"]);

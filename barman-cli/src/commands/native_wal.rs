@@ -41,14 +41,7 @@ pub(crate) fn view(arguments: &View, app: &App) -> Result<(), Failure> {
         out.print("\tno backup can be restored");
     }
     out.put(name, document(&view));
-    for backup in view.cut_off() {
-        let missing = backup.missing.map(|name| name.to_string()).unwrap_or_default();
-        out.error(&format!(
-            "WAL file {missing} is missing: backup {} cannot be rolled forward beyond it. If the file exists elsewhere, put it \
-             into the incoming directory; else take a new backup",
-            backup.id
-        ));
-    }
+    view.cut_off().filter_map(BackupReach::warning).for_each(|text| out.error(&text));
     Ok(())
 }
 

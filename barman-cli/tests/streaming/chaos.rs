@@ -3,10 +3,13 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use barman_testkit::os::TestDir;
 use barman_testkit::pg::{self, Cluster, StopMode};
 use barman_testkit::proxy::Proxy;
+use barman_testkit::world::World;
 
 use super::rig::{Receiver, Rig, server, wait};
+use crate::clients::Line;
 use crate::scene::names;
 
 const MAJOR: u32 = 15;
@@ -146,4 +149,71 @@ fn revive(rig: &Rig, receiver: &mut Receiver) {
         assert!(!log.contains("differs") && !log.contains("no longer"), "{log}");
         *receiver = rig.receive();
     }
+}
+
+/// I1, I2: `barman-wal-archive` with its look-ahead under load, while it and what it talks to are killed: what the server
+/// takes for archived is there, byte for byte.
+#[test]
+fn i2_an_archive_command_that_is_killed_loses_nothing() {
+    let Some(_) = pg::require(MAJOR) else { return };
+    let mut world = World::new().unwrap();
+    world
+        .server("main")
+        .conninfo("host=/nowhere user=postgres")
+        .option("backup_method", "local-rsync")
+        .option("archiver", "on")
+        .option("backup_options", "concurrent_backup");
+    world.barman(&["list-servers"]).unwrap();
+    let Some(line) = Line::to(&world, &world.path().join("bin")) else { return };
+    let state = TestDir::new("btk-state-").unwrap();
+    let command = format!(
+        "barman-wal-archive -c {} -U {} --native-state-dir {} 127.0.0.1 main %p",
+        world.config_path(),
+        line.sshd.account().name,
+        state.path()
+    );
+    let cluster = server(MAJOR)
+        .conf("archive_mode", "on")
+        .conf("archive_command", command)
+        .env("PATH", world.search_path())
+        .start()
+        .unwrap();
+    let Some(pgbench) = cluster.tool("pgbench") else {
+        barman_testkit::skip("pgbench of PostgreSQL 15 is not there");
+        return;
+    };
+    let (host, port) = (cluster.socket_dir().to_string(), cluster.port().to_string());
+    let mut bench = cluster.account().command(&pgbench);
+    bench.args(["-h", &host, "-p", &port, "-U", "postgres", "-q", "-i", "-s", "3", "postgres"]);
+    assert!(bench.output().unwrap().status.success());
+    let load = Load::on(&cluster);
+    let mut random = Random(SEED);
+    let home = world.path();
+    for round in 0..10 {
+        std::thread::sleep(Duration::from_millis(100 + random.below(400)));
+        // PostgreSQL waits ten seconds after its command was killed, so that is done less often.
+        let victim = match round {
+            4 => format!("barman-wal-archive -c {home}"),
+            _ => format!("{home}.*put-wal"),
+        };
+        Command::new("pkill").args(["-9", "-f", &victim]).status().unwrap();
+    }
+    drop(load);
+    let last = cluster.switch_wal().unwrap();
+    let status = cluster.pgdata().join("pg_wal/archive_status");
+    wait(
+        "the last segment archived",
+        || format!("{:?}", names(&status)),
+        || status.join(format!("{last}.done")).exists(),
+    );
+    world.barman(&["archive-wal", "main"]).unwrap().ok().unwrap();
+    let rig = Rig { world, cluster };
+    let archived = rig.archived();
+    let done = names(&status);
+    for name in done.iter().filter_map(|name| name.strip_suffix(".done")) {
+        assert!(archived.contains_key(name), "{name} is lost");
+    }
+    rig.assert_no_hole("00000001");
+    assert_eq!(rig.compare(), archived.keys().filter(|name| name.len() == 24).count());
+    assert_eq!(names(&rig.world.home().join("main/errors")), Vec::<String>::new());
 }

@@ -128,10 +128,7 @@ fn left_behind() -> Rig {
     receiver.wait_log("starting log streaming at");
     let first = rig.write(10);
     rig.wait_archived(&first);
-    // Some of the next segment, too.
-    rig.cluster.psql("INSERT INTO t VALUES (1, 'x')").unwrap();
-    let lag = "SELECT pg_current_wal_flush_lsn() - flush_lsn FROM pg_stat_replication";
-    wait("all of it received", || rig.cluster.psql(lag).unwrap(), || rig.cluster.psql(lag).unwrap() == "0");
+    rig.catch_up();
     receiver.interrupt();
     rig.cluster.psql("SELECT pg_drop_replication_slot('barman')").unwrap();
     rig
@@ -273,4 +270,92 @@ fn who_streams_and_what_is_archived() {
     let switched = rig.ours(&["switch-wal", "standby"]);
     assert!(switched.stdout.starts_with("The WAL file 0000000100000000"), "{switched}");
     assert!(switched.stdout.ends_with("has been closed on server 'standby'\n"), "{switched}");
+}
+
+/// What waits is counted as Barman counts it, and connections of their own for WAL are used by both.
+#[test]
+fn queues_and_overrides_are_barmans() {
+    let Some(_) = pg::require(15) else { return };
+    let mut rig = Rig::new(15);
+    let (same, others) = (rig.cluster.conninfo(), rig.cluster.conninfo_tcp());
+    rig.world
+        .server("main")
+        .option("archiver", "on")
+        .option("max_incoming_wals_queue", "2")
+        .option("wal_streaming_conninfo", &others)
+        .option("wal_conninfo", &others);
+    let both = |rig: &Rig, arguments: &[&str]| {
+        let (ours, theirs) = (rig.world.barman(arguments).unwrap(), rig.world.oracle(arguments).unwrap());
+        assert_eq!((ours.code(), &ours.stdout), (theirs.code(), &theirs.stdout), "{ours}\n{theirs}");
+        ours.stdout
+    };
+    let mut receiver = rig.receive();
+    receiver.wait_log("starting log streaming at");
+    assert!(receiver.log().contains("Configuration overrides applied"), "{}", receiver.log());
+    let closed = rig.write(10);
+    rig.wait_archived(&closed);
+    receiver.interrupt();
+    let waiting = |rig: &Rig, dir: &str, numbers: std::ops::RangeInclusive<u64>| {
+        let dir = rig.world.home().join("main").join(dir);
+        for number in numbers {
+            fs::write(dir.join(format!("0000000100000001{number:08X}")), "").unwrap();
+        }
+    };
+    waiting(&rig, "incoming", 1..=3);
+    waiting(&rig, "streaming", 1..=3);
+    let said = both(&rig, &["check", "main"]);
+    assert!(said.contains("there are too many WALs in queue: 3, max 2"), "{said}");
+    waiting(&rig, "streaming", 4..=9);
+    both(&rig, &["check", "main"]);
+    both(&rig, &["-f", "json", "check", "main"]);
+    // Only what is asked by SQL decides whether WAL comes from another server.
+    rig.world.server("main").option("wal_conninfo", same);
+    both(&rig, &["check", "main"]);
+}
+
+/// A `streaming/` directory is handed over and back: each goes on where the other one ended.
+#[test]
+fn a_streaming_directory_goes_back_and_forth_with_barman() {
+    let Some(_) = pg::require(15) else { return };
+    if barman_testkit::oracle::Barman::require().is_none() {
+        return;
+    }
+    let mut rig = Rig::new(15);
+    let Some(tool) = rig.cluster.tool("pg_receivewal") else {
+        barman_testkit::skip("pg_receivewal of PostgreSQL 15 is not there");
+        return;
+    };
+    rig.world.server("main").option("path_prefix", tool.parent().unwrap().as_str());
+    let mut closed = String::new();
+    for round in 0..4 {
+        let theirs = round % 2 == 0;
+        let receive = &["receive-wal", "main"];
+        let command =
+            if theirs { rig.world.oracle_command(receive) } else { rig.world.barman_command(receive) };
+        let mut receiver = rig.receive_by(command.unwrap());
+        let log = || rig.world.log();
+        wait("a stream", log, || rig.receiver_state().starts_with("streaming"));
+        closed = rig.write(3000);
+        // pg_receivewal tells now and then only how far it is.
+        if theirs {
+            std::thread::sleep(std::time::Duration::from_millis(500))
+        } else {
+            rig.catch_up()
+        }
+        // A process that nobody has waited for does not look gone.
+        let ended = std::thread::spawn(move || receiver.wait());
+        // By the one that did not start it: they find each other by the lock.
+        let stop = &["receive-wal", "--stop", "main"];
+        let run = if theirs { rig.world.barman(stop) } else { rig.world.oracle(stop) };
+        run.unwrap().ok().unwrap();
+        ended.join().unwrap();
+        let archive = &["archive-wal", "main"];
+        let run = if round < 2 { rig.world.oracle(archive) } else { rig.world.barman(archive) };
+        // Barman leaves the last segment that pg_receivewal finished: it tells where to go on.
+        run.unwrap().ok().unwrap();
+    }
+    rig.wait_archived(&closed);
+    rig.assert_no_hole("00000001");
+    assert!(rig.compare() >= 4);
+    assert_eq!(names(&rig.world.home().join("main/errors")), Vec::<String>::new());
 }

@@ -7,7 +7,7 @@ use barman_testkit::pg::{self, Cluster, StopMode, Wait};
 use barman_testkit::proxy::Proxy;
 
 use super::rig::{Rig, server, wait};
-use crate::scene::names;
+use crate::scene::{Small, names};
 
 /// Everything comes in by itself, is the same as on the server, and is gone on with after an end.
 fn comes_in(major: u32) {
@@ -314,4 +314,41 @@ fn a_promotion_is_followed() {
     let restored = Cluster::restored(14, &dest).wait(Wait::Recovered).start().unwrap();
     let count = |cluster: &Cluster| cluster.psql("SELECT count(*) FROM t").unwrap();
     assert_eq!(count(&restored), count(&rig.cluster));
+}
+
+/// I7: no room for what is received: that is said, nothing is acknowledged that is not there, and it goes on when there is room.
+#[test]
+fn i7_a_full_disk_of_the_receiver_is_waited_out() {
+    let Some(_) = pg::require(15) else { return };
+    let rig = Rig::new(15);
+    rig.ours(&["check-wal-archive", "main"]);
+    let dir = rig.world.dir().subdir("barman/main/streaming").unwrap();
+    let account = rig.world.account();
+    let owner = format!("size=4m,uid={},gid={}", account.uid, account.gid);
+    let Some(_small) = Small::mount(&dir, &owner) else { return };
+    let mut receiver = rig.receive();
+    receiver.wait_log("starting log streaming at");
+    let first = rig.write(10);
+    rig.wait_archived(&first);
+    let ballast = dir.join(".ballast");
+    let written = std::io::copy(&mut std::io::repeat(0), &mut fs::File::create(&ballast).unwrap());
+    assert!(written.is_err(), "the small disk is full");
+    for _ in 0..4 {
+        rig.write(6000);
+    }
+    receiver.wait_log("No space left");
+    fs::remove_file(&ballast).unwrap();
+    let last = rig.write(10);
+    let began = std::time::Instant::now();
+    while !rig.archived().contains_key(&last) {
+        assert!(began.elapsed().as_secs() < 60, "{}", receiver.log());
+        if !receiver.is_running() {
+            // cron does it every minute.
+            receiver = rig.receive();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    rig.assert_no_hole("00000001");
+    assert_eq!(rig.compare(), rig.archived().keys().filter(|name| name.len() == 24).count());
+    assert_eq!(names(&rig.world.home().join("main/errors")), Vec::<String>::new());
 }

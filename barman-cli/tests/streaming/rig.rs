@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use barman_testkit::pg::{Builder, Cluster};
@@ -57,9 +57,12 @@ impl Rig {
 
     /// Starts a receiver.
     pub(super) fn receive(&self) -> Receiver {
+        self.receive_by(self.world.barman_command(&["receive-wal", "main"]).unwrap())
+    }
+
+    pub(super) fn receive_by(&self, mut command: Command) -> Receiver {
         let log = self.world.path().join(format!("receiver-{}.log", names(self.world.path()).len()));
         let file = File::create(&log).unwrap();
-        let mut command = self.world.barman_command(&["receive-wal", "main"]).unwrap();
         command.stdout(file.try_clone().unwrap()).stderr(file).stdin(Stdio::null());
         Receiver { child: command.spawn().unwrap(), log }
     }
@@ -138,6 +141,14 @@ impl Rig {
 
     fn segment_mib(&self) -> u64 {
         if self.cluster.major() >= 11 { 1 } else { 16 }
+    }
+
+    /// Writes a little and waits until the receiver has all of it, its last segment being unfinished.
+    pub(super) fn catch_up(&self) {
+        self.cluster.psql("INSERT INTO t VALUES (1, 'x')").unwrap();
+        let lag = "SELECT pg_current_wal_flush_lsn() - flush_lsn FROM pg_stat_replication";
+        let seen = || self.cluster.psql(lag).unwrap();
+        wait("all of it received", seen, || self.cluster.psql(lag).unwrap() == "0");
     }
 
     /// A replication role's view of our receiver, `state|sync_state`.

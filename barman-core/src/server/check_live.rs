@@ -24,11 +24,19 @@ impl Server {
                 vec![Check::failed("PostgreSQL", "")]
             }
         };
-        match self.wal_overrides() {
-            None => checks.extend(self.slot(session.as_mut().ok(), "replication slot")),
-            Some(_) => checks.extend(self.streaming_elsewhere()),
+        if self.streams_from_elsewhere() {
+            checks.extend(self.streaming_elsewhere());
+        } else {
+            checks.extend(self.slot(session.as_mut().ok(), "replication slot"));
         }
         checks
+    }
+
+    /// As Barman: by the ordinary connection for WAL alone.
+    fn streams_from_elsewhere(&self) -> bool {
+        let options = &self.config.options;
+        let ordinary = options.wal_conninfo.as_ref().or(options.wal_streaming_conninfo.as_ref());
+        options.wal_streaming_conninfo.is_some() && ordinary != options.conninfo.as_ref()
     }
 
     fn postgres(&self, session: &mut Session) -> Vec<Check> {

@@ -64,6 +64,18 @@ pub struct BackupReach {
     pub missing: Option<SegmentName>,
 }
 
+impl BackupReach {
+    /// What to tell the user when WAL is missing.
+    pub fn warning(&self) -> Option<String> {
+        let missing = self.missing?;
+        Some(format!(
+            "WAL file {missing} is missing: backup {} cannot be rolled forward beyond it. If the file exists elsewhere, put it \
+             into the incoming directory; else take a new backup",
+            self.id
+        ))
+    }
+}
+
 impl WalView {
     /// Backups that are DONE and cannot be rolled forward to the end of the archive.
     pub fn cut_off(&self) -> impl Iterator<Item = &BackupReach> {

@@ -109,27 +109,6 @@ impl Process {
         Ok(process)
     }
 
-    /// From now on whatever the child prints is read and forgotten, until it ends.
-    pub(super) fn ignore_output(&mut self) {
-        let (mut stdout, mut stderr) = (self.stdout.take(), self.stderr.take());
-        std::thread::spawn(move || {
-            let mut buffer = vec![0; 4096];
-            while stdout.is_some() || stderr.is_some() {
-                let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(2);
-                fds.extend(stdout.as_ref().map(|f| PollFd::new(f, PollFlags::IN)));
-                fds.extend(stderr.as_ref().map(|f| PollFd::new(f, PollFlags::IN)));
-                if poll(&mut fds, None).is_err_and(|e| e != rustix::io::Errno::INTR) {
-                    return;
-                }
-                if read_some(&mut stdout, &mut buffer).is_err()
-                    || read_some(&mut stderr, &mut buffer).is_err()
-                {
-                    return;
-                }
-            }
-        });
-    }
-
     fn ready(&self, giving: bool) -> Result<[bool; 3], Trouble> {
         let stdin = self.stdin.as_ref().filter(|_| giving).map(|f| (0, f.as_fd(), PollFlags::OUT));
         let stdout = self.stdout.as_ref().map(|f| (1, f.as_fd(), PollFlags::IN));

@@ -63,9 +63,7 @@ impl ControlMaster {
     }
 
     /// From a child whose marker has come.
-    pub(super) fn new(mut process: Process, dir: tempfile::TempDir, socket: Utf8PathBuf) -> Self {
-        // With `-v` it goes on talking; unread, it would stop at a full pipe, with all that ride on it.
-        process.ignore_output();
+    pub(super) fn new(process: Process, dir: tempfile::TempDir, socket: Utf8PathBuf) -> Self {
         Self { _process: process, _dir: dir, socket, busy: AtomicBool::new(false) }
     }
 

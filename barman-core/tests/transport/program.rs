@@ -400,18 +400,6 @@ fn a_shared_connection_that_breaks_is_replaced_by_others() {
     assert_eq!(sshd.logins().unwrap(), 3);
 }
 
-/// `ssh -v` goes on talking on the shared connection, far more than a pipe holds.
-#[test]
-fn a_talkative_shared_connection_goes_on() {
-    let Some(()) = Sshd::require() else { return };
-    let sshd = Sshd::start().unwrap();
-    let runtime = TestDir::new("btk-rt-").unwrap();
-    let talkative = sshd.ssh_command().replacen("ssh ", "ssh -vvv ", 1);
-    let transport = sharing(&talkative, runtime.path());
-    talk(&transport, 150);
-    assert_eq!(sshd.logins().unwrap(), 1);
-}
-
 #[test]
 fn a_refused_login_is_told_as_without_sharing() {
     let Some(()) = Sshd::require() else { return };

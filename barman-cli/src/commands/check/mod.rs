@@ -5,7 +5,7 @@ mod nagios;
 use barman_core::config::ServerConfig;
 use barman_core::format::text::json_key;
 use barman_core::model::Outcome;
-use barman_core::server::CheckReport;
+use barman_core::server::{BackupReach, CheckReport, Server};
 use serde_json::{Map, Value, json};
 
 use crate::app::App;
@@ -33,14 +33,28 @@ pub(crate) fn run(arguments: &Arguments, app: &App) -> Result<(), Failure> {
     app.each(&arguments.server_names, |config| {
         // The report of a server that cannot be checked to the end still has its heading.
         app.output.print(&format!("Server {}{}:", config.name, config.state_suffix()));
-        draw(config, &one(arguments, config, app)?, app);
+        let server = app.open(&limited(arguments, config)?)?;
+        let report = server.check(&app.ctx())?;
+        draw(config, &report, app);
+        advise(&server, &report, app);
         Ok(())
     })
 }
 
-/// Runs the checks of one server.
-fn one(arguments: &Arguments, config: &ServerConfig, app: &App) -> Result<CheckReport, Failure> {
-    Ok(app.open(&limited(arguments, config)?)?.check(&app.ctx())?)
+/// What Barman's lines leave out, beside them: WAL that is missing, and what to do about files that were refused.
+fn advise(server: &Server, report: &CheckReport, app: &App) {
+    let (name, out) = (server.name(), &app.output);
+    if report.failures().any(|check| check.name == "archiver errors") {
+        out.warning(&format!(
+            "Files were refused and lie in {}: 'barman native-errors {name}' says why, and has them looked at again or removed",
+            server.config().options.errors_directory
+        ));
+    }
+    match server.wal_view(&app.ctx()) {
+        Ok(view) => view.cut_off().filter_map(BackupReach::warning).for_each(|text| out.warning(&text)),
+        // The check of the directories has said so.
+        Err(error) => out.debug(&crate::error::explain(&error)),
+    }
 }
 
 /// The configuration with the limit of the command line.
