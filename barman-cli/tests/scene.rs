@@ -16,15 +16,13 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    /// A local server (`backup_method = local-rsync`) with a tablespace and segments of 1 MiB.
+    /// A local server (`backup_method = local-rsync`) with a tablespace and segments of 1 MiB (16 MiB before 11).
     pub(crate) fn new(major: u32) -> Scene {
         let mut world = World::new().unwrap();
-        let cluster = Cluster::builder(major)
-            .wal_segment_size_mb(1)
-            .archive_to(world.incoming("main"), Archive::Atomic)
-            .tablespace("ts1")
-            .start()
-            .unwrap();
+        let builder = Cluster::builder(major);
+        let builder = if major >= 11 { builder.wal_segment_size_mb(1) } else { builder };
+        let cluster =
+            builder.archive_to(world.incoming("main"), Archive::Atomic).tablespace("ts1").start().unwrap();
         world
             .server("main")
             .conninfo(cluster.conninfo())

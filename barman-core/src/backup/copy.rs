@@ -17,8 +17,8 @@ use super::throttle::Throttle;
 use super::tree::{Tree, Wanted, WorkList, examine};
 use super::worker::{Harvest, Shared, work};
 use super::{
-    BackupError, BackupExecutor, BackupJob, BackupJournal, BackupReport, BackupServer, Begin,
-    CorruptPagePolicy, End,
+    BackupError, BackupExecutor, BackupJob, BackupJournal, BackupReport, BackupServer, Begin, CorruptPage,
+    CorruptPagePolicy, End, ServerFacts,
 };
 use crate::catalog::{BackupSpace, CatalogError, DirSpec, FileProof, FileSpec, Root};
 use crate::ctx::{Cancel, Ctx, Event, Unit};
@@ -86,13 +86,7 @@ impl BackupExecutor for CopyExecutor<'_> {
     ) -> Result<BackupReport, BackupError> {
         let mut server = (self.connect)(ctx)?;
         let facts = server.facts()?;
-        if let Some(space) = facts.tablespaces.iter().find(|space| !space.location.is_absolute()) {
-            return Err(BackupError::Identity(format!(
-                "Tablespace '{}' lies in place, in {} of the data directory (allow_in_place_tablespaces): \
-                 such a server cannot be backed up; move the tablespace to a directory of its own",
-                space.name, space.location
-            )));
-        }
+        refuse_in_place(&facts)?;
         let label = format!("Barman backup {} {}", job.server, job.id);
         let started = server.start(&label, job.immediate_checkpoint)?;
         let begin = Begin { started, server: facts };
@@ -443,26 +437,35 @@ fn is_damage(error: &CatalogError) -> bool {
     }
 }
 
-/// What remains once PostgreSQL left backup mode: the label, the map, the verdict on pages.
-fn conclude(
+/// Neither a copy nor the archives of a base backup could be put back elsewhere.
+pub(super) fn refuse_in_place(facts: &ServerFacts) -> Result<(), BackupError> {
+    match facts.tablespaces.iter().find(|space| !space.location.is_absolute()) {
+        Some(space) => Err(BackupError::Identity(format!(
+            "Tablespace '{}' lies in place, in {} of the data directory (allow_in_place_tablespaces): \
+             such a server cannot be backed up; move the tablespace to a directory of its own",
+            space.name, space.location
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Notes and tells of pages that are wrong in the source, or fails for them.
+pub(super) fn record_corrupt(
     job: &BackupJob,
     space: &dyn BackupSpace,
-    mut harvest: Harvest,
-    end: &End,
+    corrupt: &[CorruptPage],
     ctx: &Ctx<'_>,
-) -> Result<BackupReport, BackupError> {
-    let newer = std::mem::take(&mut harvest.newer);
-    harvest.corrupt.extend(newer.into_iter().filter(|(_, lsn)| *lsn > end.lsn).map(|(page, _)| page));
-    if let Some(first) = harvest.corrupt.first() {
+) -> Result<(), BackupError> {
+    if let Some(first) = corrupt.first() {
         if job.corrupt_pages == CorruptPagePolicy::Fail {
             return Err(BackupError::CorruptPages {
-                count: harvest.corrupt.len(),
+                count: corrupt.len(),
                 path: first.path.clone(),
                 block: first.block,
             });
         }
         let mut sidecar = space.sidecar("corrupt_pages.tsv")?;
-        for page in &harvest.corrupt {
+        for page in corrupt {
             let line = format!(
                 "{}\t{}\t{}\t{:04X}\t{:04X}\n",
                 space.location(page.root).join(&page.path),
@@ -474,7 +477,7 @@ fn conclude(
             sidecar.write_all(line.as_bytes()).map_err(|e| io_error(space, &page.path, e))?;
         }
         sidecar.finish()?;
-        for page in harvest.corrupt.iter().take(20) {
+        for page in corrupt.iter().take(20) {
             ctx.warn(format!(
                 "Corrupt page: block {} of {} has checksum {:04X}, its content gives {:04X}",
                 page.block, page.path, page.found, page.expected
@@ -483,9 +486,23 @@ fn conclude(
         ctx.warn(format!(
             "{} corrupt pages were found in the source; the backup holds them as they are. \
              Repair the server, then take a new backup",
-            harvest.corrupt.len()
+            corrupt.len()
         ));
     }
+    Ok(())
+}
+
+/// What remains once PostgreSQL left backup mode: the label, the map, the verdict on pages.
+fn conclude(
+    job: &BackupJob,
+    space: &dyn BackupSpace,
+    mut harvest: Harvest,
+    end: &End,
+    ctx: &Ctx<'_>,
+) -> Result<BackupReport, BackupError> {
+    let newer = std::mem::take(&mut harvest.newer);
+    harvest.corrupt.extend(newer.into_iter().filter(|(_, lsn)| *lsn > end.lsn).map(|(page, _)| page));
+    record_corrupt(job, space, &harvest.corrupt, ctx)?;
     let mtime = FileTime { seconds: end.time.unix_timestamp(), nanos: 0 };
     let label = FileSpec {
         root: Root::Data,

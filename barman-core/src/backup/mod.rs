@@ -4,11 +4,13 @@ mod attend;
 mod copy;
 mod dropped;
 pub mod exclude;
+mod intake;
 mod page_check;
 mod port;
 pub mod reuse;
 mod session;
 mod stats;
+mod streaming;
 mod throttle;
 mod tree;
 pub mod vanish;
@@ -20,5 +22,6 @@ pub use port::{
     CorruptPagePolicy, End, ReusePlan, ServerFacts, Skipped, Started,
 };
 pub use session::PgBackupServer;
+pub use streaming::{ConnectStream, StreamingExecutor};
 pub(crate) use throttle::Throttle;
 pub(crate) use tree::top_mode;

@@ -110,6 +110,9 @@ pub trait BackupServer: Send {
     /// Enters backup mode. `fast` asks for the checkpoint at once.
     fn start(&mut self, label: &str, fast: bool) -> Result<Started, BackupError>;
 
+    /// The server's time.
+    fn now(&mut self) -> Result<OffsetDateTime, BackupError>;
+
     /// A sign of life; fails with [`BackupError::SessionLost`] when the session is gone.
     fn ping(&mut self) -> Result<(), BackupError>;
 
@@ -152,6 +155,10 @@ pub struct ServerFacts {
     pub included_files: Vec<Utf8PathBuf>,
     /// Whether pages carry checksums.
     pub data_checksums: bool,
+    /// Bytes of a page.
+    pub block_size: u32,
+    /// Pages of a file of a relation.
+    pub blocks_per_file: u32,
     /// The setting `summarize_wal`, 17 and later.
     pub summarize_wal: Option<bool>,
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use time::OffsetDateTime;
+
 use crate::ctx::Cancelled;
 use crate::model::BackupId;
 use crate::pg::{PgError, Session};
@@ -45,6 +47,7 @@ impl BackupServer for PgBackupServer {
             true => session.show("summarize_wal").map_err(&error)?,
             false => None,
         };
+        let (block_size, blocks_per_file) = session.page_layout().map_err(&error)?;
         Ok(ServerFacts {
             system_id: session.system_id().map_err(&error)?,
             version: session.version(),
@@ -57,6 +60,8 @@ impl BackupServer for PgBackupServer {
             hba_file: files.hba,
             ident_file: files.ident,
             included_files: files.included,
+            block_size,
+            blocks_per_file,
             data_checksums: checksums.as_deref() == Some("on"),
             summarize_wal: summarize.map(|v| v == "on"),
         })
@@ -65,6 +70,10 @@ impl BackupServer for PgBackupServer {
     fn start(&mut self, label: &str, fast: bool) -> Result<Started, BackupError> {
         let start = self.session.start_backup(label, fast).map_err(failed("issuing start backup command"))?;
         Ok(Started { lsn: start.lsn, timeline: start.timeline, time: start.time })
+    }
+
+    fn now(&mut self) -> Result<OffsetDateTime, BackupError> {
+        self.session.now().map_err(failed("asking for the time"))
     }
 
     fn ping(&mut self) -> Result<(), BackupError> {

@@ -192,6 +192,9 @@ impl BackupSpace for Counting {
     fn file(&self, spec: FileSpec) -> Result<Box<dyn FileSink>, CatalogError> {
         Ok(Box::new(CountingSink(spec, 0, 0)))
     }
+    fn tablespace_link(&self, _oid: crate::model::Oid) -> Result<(), CatalogError> {
+        Ok(())
+    }
     fn reuse(&self, _: FileSpec, _: &FileProof, _: &BackupId, _: bool) -> Result<Reused, CatalogError> {
         unreachable!()
     }

@@ -164,6 +164,9 @@ pub trait BackupSpace: Send + Sync {
     fn dir(&self, spec: DirSpec) -> Result<(), CatalogError>;
     /// Begins a file; a file of that name left by an earlier attempt is replaced by a new inode.
     fn file(&self, spec: FileSpec) -> Result<Box<dyn FileSink>, CatalogError>;
+    /// Makes `pg_tblspc/OID` of the data directory a link to where the tree of that tablespace lies, as `pg_basebackup`
+    /// does: PostgreSQL's own tools look for tablespaces there. Making it again is no error.
+    fn tablespace_link(&self, oid: Oid) -> Result<(), CatalogError>;
     /// Takes the same file from another available backup, by hard link (`link`) or by copy. A link that cannot be made
     /// becomes a copy. The content is *not* compared: the caller has proof that it is equal.
     fn reuse(

@@ -14,7 +14,7 @@ use super::walk::{Found, empty, walk};
 use super::{BackupSpace, CatalogError, DirSpec, FileProof, FileSink, FileSpec, Reused, Root, SpaceReport};
 use crate::ctx::Ctx;
 use crate::io::{Disk, DiskFile, IoContext, IoError, WriteBehind, durable};
-use crate::model::BackupId;
+use crate::model::{BackupId, Oid};
 
 /// Small writes are gathered up to this; what is larger goes straight to the file.
 const GATHER: usize = 256 << 10;
@@ -207,6 +207,19 @@ impl BackupSpace for LocalSpace {
     fn file(&self, spec: FileSpec) -> Result<Box<dyn FileSink>, CatalogError> {
         let full = self.path(&self.id, spec.root, &spec.path)?;
         Ok(Box::new(self.sink(spec, full)?))
+    }
+
+    fn tablespace_link(&self, oid: Oid) -> Result<(), CatalogError> {
+        let name = Utf8PathBuf::from("pg_tblspc").join(oid.to_string());
+        let full = self.path(&self.id, Root::Data, &name)?;
+        let target = self.location(Root::Tablespace(oid));
+        match self.disk().symlink(&target, &full) {
+            Err(e) if e.is_already_exists() && !self.disk().lstat(&full)?.is_dir() => {
+                self.disk().unlink(&full)?;
+                Ok(self.disk().symlink(&target, &full)?)
+            }
+            other => Ok(other?),
+        }
     }
 
     fn reuse(

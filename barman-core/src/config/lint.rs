@@ -47,6 +47,11 @@ pub fn refusals(server: &ServerConfig, operation: Operation) -> Vec<String> {
     };
     match options.backup_method {
         BackupMethod::Rsync | BackupMethod::LocalRsync => {}
+        BackupMethod::Postgres => {
+            if let Some(algorithm) = &options.backup_compression {
+                lacking("backup_compression", algorithm.as_str(), &[Backup]);
+            }
+        }
         method => lacking("backup_method", method.as_str(), &[Backup]),
     }
     if let Location::Cloud(_) = options.basebackups_directory {

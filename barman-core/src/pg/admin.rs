@@ -172,6 +172,18 @@ impl Session {
             .transpose()
     }
 
+    /// Bytes of a page (`BLCKSZ`), and pages of a file of a relation (`RELSEG_SIZE`).
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub fn page_layout(&mut self) -> Result<(u32, u32), PgError> {
+        let mut number = |name: &str| {
+            let value = self.setting(name)?.and_then(|setting| setting.value.parse().ok());
+            value.ok_or_else(|| PgError::answer(format!("no value of {name}")))
+        };
+        Ok((number("block_size")?, number("segment_size")?))
+    }
+
     /// The data directory.
     ///
     /// # Errors

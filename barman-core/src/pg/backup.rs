@@ -54,6 +54,15 @@ impl Session {
         self.query(&sql).map(drop)
     }
 
+    /// The server's time.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub fn now(&mut self) -> Result<OffsetDateTime, PgError> {
+        let answer = self.query_one("SELECT pg_catalog.clock_timestamp() AS now")?;
+        Ok(answer.single()?.parse::<Instant>("now")?.0)
+    }
+
     /// Starts a backup and waits for its checkpoint (`fast`: at once, else spread out as
     /// `checkpoint_completion_target` says). The backup lives as long as this session.
     ///

@@ -7,6 +7,7 @@
 mod admin;
 mod auth;
 mod backup;
+mod base_backup;
 mod connect;
 mod environment;
 mod error;
@@ -27,6 +28,7 @@ mod x509;
 
 pub use admin::{ArchiverStats, ConfigFiles, Setting};
 pub use backup::{BackupStart, BackupStop};
+pub use base_backup::{BaseBackupArchive, BaseBackupEnd, BaseBackupRequest, BaseBackupSink, BaseBackupStart};
 pub use environment::Environment;
 pub use error::{PgError, ServerError};
 pub use privileges::Privileges;

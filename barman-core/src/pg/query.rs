@@ -191,20 +191,35 @@ impl Connection {
         mut first: Option<Incoming>,
         cell: fn(&[u8]) -> Result<C, PgError>,
     ) -> Result<Vec<ResultSet<C>>, PgError> {
+        let mut answering = Answering::default();
         let mut done = Vec::new();
-        let mut current = ResultSet::empty();
-        let mut error: Option<ServerError> = None;
+        loop {
+            match self.step(&mut answering, first.take(), cell).await? {
+                Step::Answer(answer) => done.push(answer),
+                Step::Ready => return Ok(done),
+                Step::CopyOut => return Err(self.unexpected("a query")),
+            }
+        }
+    }
+
+    /// Reads on until something is complete. The server's error is given when it is ready again.
+    pub(super) async fn step<C>(
+        &mut self,
+        answering: &mut Answering<C>,
+        mut first: Option<Incoming>,
+        cell: fn(&[u8]) -> Result<C, PgError>,
+    ) -> Result<Step<C>, PgError> {
         loop {
             let received = match first.take() {
                 Some(first) => Ok(first),
                 None => self.receive().await,
             };
-            let message = match (received, error.take()) {
+            let message = match (received, answering.error.take()) {
                 // The connection ended after the server said why.
                 (Err(PgError::Lost { .. }), Some(server)) => return Err(PgError::Server(Box::new(server))),
                 (Err(lost), _) => return Err(lost),
                 (Ok(message), kept) => {
-                    error = kept;
+                    answering.error = kept;
                     message
                 }
             };
@@ -214,28 +229,29 @@ impl Connection {
             match message {
                 Message::RowDescription(body) => {
                     let names = body.fields().map(|field| Ok(field.name().to_owned())).collect();
-                    current.columns = names.map_err(|_| self.unexpected("the description of a row"))?;
+                    answering.current.columns =
+                        names.map_err(|_| self.unexpected("the description of a row"))?;
                 }
                 Message::DataRow(body) => {
                     let row = row(&body, cell).inspect_err(|_| self.mark_broken())?;
-                    current.rows.push(row);
+                    answering.current.rows.push(row);
                 }
                 Message::CommandComplete(body) => {
-                    current.tag = body.tag().map_err(|_| self.unexpected("the end of a command"))?.to_owned();
-                    done.push(std::mem::replace(&mut current, ResultSet::empty()));
+                    let tag = body.tag().map_err(|_| self.unexpected("the end of a command"))?;
+                    tag.clone_into(&mut answering.current.tag);
+                    return Ok(Step::Answer(answering.take()));
                 }
-                Message::EmptyQueryResponse => {
-                    done.push(std::mem::replace(&mut current, ResultSet::empty()));
-                }
+                Message::EmptyQueryResponse => return Ok(Step::Answer(answering.take())),
                 Message::ErrorResponse(body) => {
-                    error.get_or_insert(ServerError::read(body.fields()));
+                    answering.error.get_or_insert(ServerError::read(body.fields()));
                 }
                 Message::ReadyForQuery(_) => {
-                    return match error {
+                    return match answering.error.take() {
                         Some(server) => Err(PgError::Server(Box::new(server))),
-                        None => Ok(done),
+                        None => Ok(Step::Ready),
                     };
                 }
+                Message::CopyOutResponse(_) => return Ok(Step::CopyOut),
                 Message::ParseComplete | Message::BindComplete | Message::NoData => {}
                 _ => return Err(self.unexpected("a query")),
             }
@@ -243,10 +259,39 @@ impl Connection {
     }
 }
 
+/// Answers as far as they have come.
+pub(super) struct Answering<C> {
+    current: ResultSet<C>,
+    error: Option<ServerError>,
+}
+
+impl<C> Default for Answering<C> {
+    fn default() -> Self {
+        Self { current: ResultSet::empty(), error: None }
+    }
+}
+
+impl<C> Answering<C> {
+    fn take(&mut self) -> ResultSet<C> {
+        std::mem::replace(&mut self.current, ResultSet::empty())
+    }
+}
+
+/// What is complete.
+pub(super) enum Step<C> {
+    /// The answer to one statement.
+    Answer(ResultSet<C>),
+    /// The server begins to send the data of a `COPY`.
+    CopyOut,
+    /// The server waits for the next command.
+    Ready,
+}
+
 /// Rows of an answer whose values are not all text.
 pub(super) type ByteRows = Vec<Vec<Option<Vec<u8>>>>;
 
-fn text(bytes: &[u8]) -> Result<String, PgError> {
+/// A value as text.
+pub(super) fn text(bytes: &[u8]) -> Result<String, PgError> {
     String::from_utf8(bytes.to_vec()).map_err(|_| PgError::answer("a value that is not UTF-8"))
 }
 

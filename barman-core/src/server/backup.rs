@@ -9,11 +9,11 @@ use time::OffsetDateTime;
 use super::{Server, ServerError};
 use crate::backup::{
     BackupError, BackupExecutor, BackupJob, BackupJournal, Begin, CopyExecutor, CorruptPagePolicy, End,
-    ReusePlan,
+    ReusePlan, StreamingExecutor,
 };
 use crate::catalog::{BackupSpace, Catalog, CatalogError, Draft, Lease, Purpose, SpaceReport};
 use crate::config::{Operation, ReuseBackup};
-use crate::ctx::Ctx;
+use crate::ctx::{Cancel, Ctx};
 use crate::format::text::{human_duration, percentage, pretty_size};
 use crate::format::timestamp::python_str;
 use crate::io::{LockError, LockName};
@@ -92,9 +92,17 @@ impl Server {
         let began = ctx.clock.monotonic();
         let created_at = ctx.clock.now();
         let previous = self.reusable()?;
-        let transport = self.transport()?;
         let connect = |ctx: &Ctx<'_>| self.backup_session(ctx);
-        let executor = CopyExecutor::new(transport.as_ref(), &connect);
+        let stream = |stop: &Cancel| self.backup_stream(stop);
+        let transport;
+        let executor: Box<dyn BackupExecutor> = match self.config.options.backup_method {
+            crate::config::BackupMethod::Postgres => Box::new(StreamingExecutor::new(&connect, &stream)),
+            _ => {
+                transport = self.transport()?;
+                Box::new(CopyExecutor::new(transport.as_ref(), &connect))
+            }
+        };
+        let executor = executor.as_ref();
         // Any id will do here: the catalog gives the real one.
         let mut draft = BackupInfo::empty(BackupId::from_time(created_at));
         draft.server_name = Some(self.name().clone());
@@ -109,7 +117,7 @@ impl Server {
             self.name(),
             self.catalog.paths().base(&info.id)
         ));
-        let outcome = self.copy_and_seal(&executor, &info, previous, space.as_ref(), ctx);
+        let outcome = self.copy_and_seal(executor, &info, previous, space.as_ref(), ctx);
         match outcome {
             Ok(info) => {
                 let elapsed = ctx.clock.monotonic().saturating_sub(began);

@@ -4,10 +4,18 @@ use std::sync::Arc;
 
 use super::{Server, ServerError};
 use crate::backup::{BackupError, BackupServer, PgBackupServer};
-use crate::ctx::Ctx;
+use crate::ctx::{Cancel, Ctx};
 use crate::format::conninfo::ConnInfo;
 use crate::pg::Session;
 use crate::transport::{self, Prefer, Transport};
+
+/// Why a backup cannot speak with the server.
+fn no_session(error: ServerError) -> BackupError {
+    match error {
+        ServerError::Pg(source) => BackupError::Server { action: "connecting to PostgreSQL", source },
+        other => BackupError::Identity(other.to_string()),
+    }
+}
 
 impl Server {
     /// Connects to PostgreSQL by `conninfo`.
@@ -39,11 +47,16 @@ impl Server {
 
     /// The session that a backup lives in.
     pub(crate) fn backup_session(&self, _ctx: &Ctx<'_>) -> Result<Box<dyn BackupServer>, BackupError> {
-        let session = self.session().map_err(|error| match error {
-            ServerError::Pg(source) => BackupError::Server { action: "connecting to PostgreSQL", source },
-            other => BackupError::Identity(other.to_string()),
-        })?;
-        Ok(Box::new(PgBackupServer::new(session)))
+        Ok(Box::new(PgBackupServer::new(self.session().map_err(no_session)?)))
+    }
+
+    /// The replication connection that a base backup comes through; the flag ends it.
+    pub(crate) fn backup_stream(&self, stop: &Cancel) -> Result<Session, BackupError> {
+        let options = &self.config.options;
+        let text = options.streaming_conninfo.as_ref().or(options.conninfo.as_ref());
+        let text = text.ok_or_else(|| ServerError::NoConninfo { server: self.name().clone() });
+        let info = text.and_then(|text| self.own_conninfo(text)).map_err(no_session)?;
+        Session::connect_replication(&info, &self.host.environment, stop).map_err(|e| no_session(e.into()))
     }
 
     /// The transport for an ssh command; this host without one. With `compressed` what crosses the network is compressed

@@ -78,6 +78,8 @@ impl Rig {
             hba_file: None,
             ident_file: None,
             included_files: Vec::new(),
+            block_size: 8192,
+            blocks_per_file: 131_072,
             data_checksums: true,
             summarize_wal: None,
         };
@@ -159,6 +161,10 @@ impl BackupServer for Session {
     fn start(&mut self, _label: &str, _fast: bool) -> Result<Started, BackupError> {
         let time = datetime!(2026-11-22 21:45:28 UTC);
         Ok(Started { lsn: self.begin, timeline: Timeline::FIRST, time })
+    }
+
+    fn now(&mut self) -> Result<time::OffsetDateTime, BackupError> {
+        Ok(datetime!(2026-11-22 21:45:28 UTC))
     }
 
     fn ping(&mut self) -> Result<(), BackupError> {

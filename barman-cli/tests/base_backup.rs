@@ -1,0 +1,245 @@
+//! `backup_method = postgres`: base backups over the replication protocol, without `pg_basebackup`.
+
+use std::fs;
+use std::process::Stdio;
+use std::time::Duration;
+
+use barman_testkit::oracle::Barman;
+use barman_testkit::pg::{self, Cluster, StopMode, tool, verify_cluster};
+use barman_testkit::proxy::Proxy;
+use barman_testkit::world::Run;
+use camino::Utf8Path;
+
+use crate::scene::{Scene, names};
+
+/// A server with a tablespace whose base backups come over the replication protocol.
+fn scene(major: u32) -> Scene {
+    let mut scene = Scene::new(major);
+    let conninfo = scene.cluster.conninfo();
+    scene
+        .world
+        .server("main")
+        .option("backup_method", "postgres")
+        .option("streaming_conninfo", conninfo)
+        .option("streaming_archiver", "off")
+        .option("reuse_backup", "off");
+    scene.fill(2000);
+    scene
+}
+
+/// Writes while a backup is taken.
+fn busy<T>(scene: &Scene, work: impl FnOnce() -> T) -> T {
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                scene.cluster.psql("UPDATE t SET n = n; CREATE TABLE gone (n int); DROP TABLE gone").unwrap();
+            }
+        });
+        let result = work();
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        result
+    })
+}
+
+/// Starts what was restored, compares it with the source and looks at every page.
+fn prove(scene: &Scene, destination: &Utf8Path) {
+    let mut restored = Cluster::open_restored(scene.cluster.major(), destination).unwrap();
+    let sums = "SELECT (SELECT sum(n) FROM t) || '|' || (SELECT sum(n) FROM u)";
+    assert_eq!(restored.psql(sums).unwrap(), scene.cluster.psql(sums).unwrap());
+    let verified = verify_cluster(&mut restored).unwrap();
+    // The tables are looked at by verify_heapam, which came with 14.
+    let tables = scene.cluster.major() < 14 || verified.tables > 0;
+    assert!(verified.pages > 0 && tables, "{verified:?}");
+}
+
+fn restore(scene: &Scene, who: &dyn Fn(&[&str]) -> Run, id: &str) {
+    let destination = scene.world.path().join(format!("restored-{}", names(scene.world.path()).len()));
+    let place = scene.relocation(&destination);
+    who(&["restore", "--tablespace", &place, "main", id, destination.as_str()]);
+    prove(scene, &destination);
+}
+
+fn walk(major: u32) {
+    if pg::require(major).is_none() {
+        return;
+    }
+    let scene = scene(major);
+    let run = busy(&scene, || scene.ours(&["backup", "--wait", "main"]));
+    for said in [
+        "Starting backup using postgres method for server main in ",
+        "Finalising the backup.",
+        "Copy done (time:",
+    ] {
+        assert!(run.stdout.contains(said), "{said}: {run}");
+    }
+    let id = &scene.ids()[0];
+    let info = &scene.infos()[id];
+    let facts = [("mode", "postgres"), ("status", "DONE"), ("compression", "None"), ("error", "None")];
+    for (key, value) in facts {
+        assert_eq!(info.get(key), value, "{key}: {info:?}");
+    }
+    assert!(info.get("backup_label").contains("START WAL LOCATION: "), "{info:?}");
+    let data = scene.base(id).join("data");
+    let manifest = data.join("backup_manifest");
+    assert_eq!(manifest.exists(), major >= 13);
+    let links = names(&data.join("pg_tblspc"));
+    assert_eq!(
+        data.join("pg_tblspc").join(&links[0]).read_link_utf8().unwrap(),
+        scene.base(id).join(&links[0])
+    );
+    // PostgreSQL's own word on it.
+    if let Some(verify) = tool(major, "pg_verifybackup") {
+        let mut command = scene.world.command(verify);
+        Run::of(command.args(["-n", data.as_str()])).unwrap().ok().unwrap();
+    }
+    scene.cluster.archive_now().unwrap();
+    scene.ours(&["archive-wal", "main"]);
+    restore(&scene, &|arguments| scene.ours(arguments), id);
+    // A second one is a full one, too; both can be listed and deleted.
+    scene.ours(&["backup", "--wait", "--name", "second", "main"]);
+    let list = scene.ours(&["list-backups", "main"]);
+    assert!(list.stdout.contains("'second' - F - "), "{list}");
+    scene.ours(&["delete", "main", id]);
+    assert_eq!(scene.ids().len(), 1);
+}
+
+macro_rules! majors {
+    ($($name:ident $major:literal)+) => {
+        $(#[test]
+        fn $name() {
+            walk($major);
+        })+
+    };
+}
+
+majors! { pg10 10 pg11 11 pg12 12 pg13 13 pg14 14 pg15 15 pg16 16 pg17 17 pg18 18 }
+
+/// What we receive, Barman shows and restores, and the other way round; the facts have the same keys.
+#[test]
+fn one_home_with_barman() {
+    if pg::require(15).is_none() || Barman::require().is_none() {
+        return;
+    }
+    let mut scene = scene(15);
+    let bin = tool(15, "pg_basebackup").unwrap();
+    scene.world.server("main").option("path_prefix", bin.parent().unwrap().as_str());
+    let ours = scene.ours(&["backup", "--wait", "main"]);
+    let theirs = scene.theirs(&["backup", "--wait", "main"]);
+    let plain = |run: &Run| {
+        let lines = run.stdout.lines().map(|line| line.split(['/', ':', '(']).next().unwrap().to_owned());
+        // What is archived and what is purged differs from one backup to the next.
+        let kept = |line: &String| !line.starts_with(['\t', 'W', 'P', 'T']);
+        lines.map(|line| line.split(" for 2").next().unwrap().to_owned()).filter(kept).collect::<Vec<_>>()
+    };
+    assert_eq!(plain(&ours), plain(&theirs), "{ours}\n{theirs}");
+    let infos = scene.infos();
+    let ids = scene.ids();
+    assert_eq!(infos[&ids[0]].keys(), infos[&ids[1]].keys());
+    let (own, other) = (scene.base(&ids[0]), scene.base(&ids[1]));
+    let files = |dir: &Utf8Path| {
+        let sort = |name: &String| !name.starts_with('.');
+        names(dir).into_iter().filter(sort).collect::<Vec<_>>()
+    };
+    assert_eq!(files(&own), files(&other));
+    assert_eq!(files(&own.join("data")), files(&other.join("data")));
+    for id in &ids {
+        let both = [scene.ours(&["show-backup", "main", id]), scene.theirs(&["show-backup", "main", id])];
+        assert_eq!(both[0].stdout, both[1].stdout);
+    }
+    scene.cluster.archive_now().unwrap();
+    scene.ours(&["archive-wal", "main"]);
+    restore(&scene, &|arguments| scene.theirs(arguments), &ids[0]);
+    restore(&scene, &|arguments| scene.ours(arguments), &ids[1]);
+}
+
+/// A connection that breaks: the backup is FAILED with the reason, or, where it may be tried again, it is.
+#[test]
+fn a_connection_that_breaks_is_tried_again() {
+    if pg::require(15).is_none() {
+        return;
+    }
+    let mut scene = scene(15);
+    let proxy = Proxy::before(scene.cluster.port()).unwrap();
+    scene.world.server("main").option("streaming_conninfo", proxy.conninfo());
+    proxy.cut_after(3_000_000);
+    let run = scene.world.barman(&["backup", "--wait", "main"]).unwrap();
+    assert_eq!(run.code(), Some(1), "{run}");
+    let failed = scene.ids().remove(0);
+    let info = &scene.infos()[&failed];
+    assert_eq!(info.get("status"), "FAILED");
+    assert!(info.get("error").starts_with("failure copying files"), "{}", info.get("error"));
+    let server = scene.world.server("main").option("basebackup_retry_times", "1");
+    server.option("basebackup_retry_sleep", "1");
+    proxy.cut_after(3_000_000);
+    let run = scene.ours(&["backup", "--wait", "main"]);
+    assert!(run.stdout.matches("Starting backup copy via pg_basebackup").count() == 2, "{run}");
+    assert!(run.stderr.contains("is tried again in 1 seconds (0 further attempts)"), "{run}");
+    let id = scene.ids().pop().unwrap();
+    assert_eq!(scene.infos()[&id].get("status"), "DONE");
+    scene.cluster.archive_now().unwrap();
+    scene.ours(&["archive-wal", "main"]);
+    restore(&scene, &|arguments| scene.ours(arguments), &id);
+}
+
+/// I12: the page is named, by us also where the server does not look, and the backup is kept as far as it goes.
+fn names_a_corrupt_page(major: u32) {
+    if pg::require(major).is_none() {
+        return;
+    }
+    let mut scene = scene(major);
+    let path = scene.cluster.psql("SELECT pg_relation_filepath('t')").unwrap();
+    scene.cluster.psql("CHECKPOINT").unwrap();
+    scene.cluster.stop(StopMode::Fast).unwrap();
+    let file = scene.cluster.pgdata().join(&path);
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[3 * 8192 + 5000] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    scene.cluster.start().unwrap();
+    let run = scene.ours(&["backup", "--wait", "main"]);
+    let said = format!("Corrupt page: block 3 of {path} has checksum");
+    assert!(run.stderr.contains(&said), "{run}");
+    // The server's own verdict came with 11.
+    assert_eq!(run.stderr.contains("checksum verification failure during base backup"), major >= 11, "{run}");
+    let (_, info) = scene.infos().pop_first().unwrap();
+    assert_eq!(info.get("status"), "DONE");
+}
+
+#[test]
+fn i12_a_corrupt_page_is_named_on_10() {
+    names_a_corrupt_page(10);
+}
+
+#[test]
+fn i12_a_corrupt_page_is_named_on_17() {
+    names_a_corrupt_page(17);
+}
+
+/// I8: killed at any moment it is no backup, and the next one is.
+#[test]
+fn i8_a_killed_base_backup_is_failed_by_the_next() {
+    if pg::require(15).is_none() {
+        return;
+    }
+    let scene = scene(15);
+    for delay in [30, 80, 150, 250, 400] {
+        let mut child = scene.world.barman_command(&["backup", "main"]).unwrap();
+        let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(delay));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    scene.ours(&["backup", "--wait", "main"]);
+    let infos = scene.infos();
+    let status = |status: &str| infos.values().filter(|info| info.get("status") == status).count();
+    // One that was killed at its very end may be complete.
+    assert_eq!(status("DONE") + status("FAILED") + status("WAITING_FOR_WALS"), infos.len(), "{infos:?}");
+    assert!(status("DONE") >= 1);
+    // The server waits for nobody.
+    let busy = "SELECT count(*) FROM pg_stat_replication WHERE state = 'backup'";
+    assert_eq!(scene.cluster.psql(busy).unwrap(), "0");
+    let id = infos.into_iter().filter(|(_, info)| info.get("status") == "DONE").map(|(id, _)| id).next_back();
+    scene.cluster.archive_now().unwrap();
+    scene.ours(&["archive-wal", "main"]);
+    restore(&scene, &|arguments| scene.ours(arguments), &id.unwrap());
+}

@@ -1,0 +1,305 @@
+//! [`Intake`]: the tar archives of a base backup become files, each summed and its pages checked on the way, and at the
+//! end compared with the server's manifest.
+
+use std::collections::HashMap;
+use std::io::Write;
+
+use camino::{Utf8Path, Utf8PathBuf};
+
+use super::page_check::{PageCheck, PageLayout, Suspect};
+use super::streaming::{clean, place};
+use super::{BackupError, Begin, CorruptPage};
+use crate::catalog::{BackupSpace, CatalogError, DirSpec, FileProof, FileSink, FileSpec, Root};
+use crate::ctx::{Ctx, Event};
+use crate::format::manifest::{ChecksumAlgorithm, ManifestFile, crc32c_checksum, read_manifest};
+use crate::format::relfile::RelFile;
+use crate::format::tar::{self, Member, Parser};
+use crate::io::IoError;
+use crate::model::{FileTime, Lsn, Oid};
+use crate::pg::BaseBackupSink;
+
+/// The name of the manifest in the data directory.
+const MANIFEST: &str = "backup_manifest";
+/// The name of the label in the data directory.
+const LABEL: &str = "backup_label";
+/// No label is longer; it is a few lines.
+const LONGEST_LABEL: usize = 64 << 10;
+
+/// What was received.
+pub(super) struct Received {
+    /// Every file.
+    pub(super) proofs: Vec<FileProof>,
+    /// The text of `backup_label`.
+    pub(super) label: String,
+    /// Pages that are wrong and that replay does not write anew.
+    pub(super) corrupt: Vec<CorruptPage>,
+    /// Bytes of all archives.
+    pub(super) bytes: u64,
+}
+
+/// Takes a base backup in.
+pub(super) struct Intake<'a> {
+    space: &'a dyn BackupSpace,
+    begin: &'a Begin,
+    layout: Option<PageLayout>,
+    ctx: &'a Ctx<'a>,
+    state: State,
+    proofs: Vec<FileProof>,
+    label: Vec<u8>,
+    manifest: Vec<u8>,
+    suspects: Vec<(Root, Utf8PathBuf, Suspect)>,
+    /// The trees whose archives have come to their end.
+    complete: Vec<Root>,
+    bytes: u64,
+}
+
+enum State {
+    Nothing,
+    Archive { root: Root, parser: Box<Parser>, file: Option<Current> },
+    Manifest,
+}
+
+/// The file that is coming.
+struct Current {
+    path: Utf8PathBuf,
+    sink: Box<dyn FileSink>,
+    pages: Option<PageCheck>,
+}
+
+impl<'a> Intake<'a> {
+    pub(super) fn new(
+        space: &'a dyn BackupSpace,
+        begin: &'a Begin,
+        layout: Option<PageLayout>,
+        ctx: &'a Ctx<'a>,
+    ) -> Self {
+        Self {
+            space,
+            begin,
+            layout,
+            ctx,
+            state: State::Nothing,
+            proofs: Vec::new(),
+            label: Vec::new(),
+            manifest: Vec::new(),
+            suspects: Vec::new(),
+            complete: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Ends the archive that was being received.
+    fn close(&mut self) -> Result<(), BackupError> {
+        if let State::Archive { root, parser, .. } = std::mem::replace(&mut self.state, State::Nothing) {
+            parser.finish().map_err(|error| self.broken(root, &error.to_string()))?;
+            self.complete.push(root);
+        }
+        Ok(())
+    }
+
+    fn broken(&self, root: Root, reason: &str) -> BackupError {
+        BackupError::Source {
+            path: self.space.location(root),
+            what: format!("cannot be made of what the server sent: {reason}. Take the backup again"),
+        }
+    }
+
+    /// Begins a member; gives the file whose bytes follow.
+    fn begin_member(&mut self, root: Root, member: &Member) -> Result<Option<Current>, BackupError> {
+        let Some(path) = member.utf8_path().map(clean) else {
+            let name = String::from_utf8_lossy(&member.path);
+            return Err(self.broken(root, &format!("the name '{name}' is not UTF-8")));
+        };
+        match &member.kind {
+            tar::Kind::Directory => {
+                self.space.dir(DirSpec { root, path, mode: member.mode })?;
+                Ok(None)
+            }
+            tar::Kind::File => {
+                let (mode, mtime, size) = (member.mode, member.mtime, member.size);
+                let sink = self.space.file(FileSpec { root, path: path.clone(), mode, mtime, size })?;
+                let pages = match (self.layout, RelFile::parse(&path)) {
+                    (Some(layout), Some(file)) => Some(PageCheck::new(layout, file)),
+                    _ => None,
+                };
+                Ok(Some(Current { path, sink, pages }))
+            }
+            tar::Kind::Symlink(_) => {
+                match path.strip_prefix("pg_tblspc").ok().map(|oid| oid.as_str().parse()) {
+                    Some(Ok(oid)) if root == Root::Data => {
+                        self.space.tablespace_link(oid)?;
+                        Ok(None)
+                    }
+                    _ => Err(self.broken(root, &format!("'{path}' is a symbolic link"))),
+                }
+            }
+            tar::Kind::HardLink(_) | tar::Kind::Special => {
+                Err(self.broken(root, &format!("'{path}' is neither a file nor a directory")))
+            }
+        }
+    }
+
+    fn end_member(&mut self, root: Root, current: Current) -> Result<(), BackupError> {
+        let Current { path, sink, pages } = current;
+        let suspects = pages.map(PageCheck::finish).unwrap_or_default();
+        self.suspects.extend(suspects.into_iter().map(|suspect| (root, path.clone(), suspect)));
+        self.proofs.push(sink.finish()?);
+        Ok(())
+    }
+
+    fn archive_data(&mut self, mut input: &[u8]) -> Result<(), BackupError> {
+        self.bytes += input.len() as u64;
+        self.ctx.progress.event(&Event::Advanced { by: input.len() as u64 });
+        let State::Archive { root, mut parser, mut file } =
+            std::mem::replace(&mut self.state, State::Nothing)
+        else {
+            return Err(self.broken(Root::Data, "data came that belongs to no archive"));
+        };
+        while let Some(event) = parser.next(&mut input).map_err(|e| self.broken(root, &e.to_string()))? {
+            match event {
+                tar::Event::Member(member) => file = self.begin_member(root, &member)?,
+                tar::Event::Data(bytes) => {
+                    let Some(current) = &mut file else { continue };
+                    if root == Root::Data && current.path == LABEL && self.label.len() < LONGEST_LABEL {
+                        self.label.extend_from_slice(bytes);
+                    }
+                    if let Some(pages) = &mut current.pages {
+                        pages.push(bytes);
+                    }
+                    current.sink.write_all(bytes).map_err(|e| self.unwritable(root, &current.path, e))?;
+                }
+                tar::Event::MemberEnd => {
+                    if let Some(current) = file.take() {
+                        self.end_member(root, current)?;
+                    }
+                }
+                tar::Event::End => {}
+            }
+        }
+        self.state = State::Archive { root, parser, file };
+        Ok(())
+    }
+
+    fn unwritable(&self, root: Root, path: &Utf8Path, error: std::io::Error) -> BackupError {
+        CatalogError::from(IoError::new("write", self.space.location(root).join(path), error)).into()
+    }
+
+    /// Judges what came as a whole; `end` is where the backup ended.
+    pub(super) fn finish(mut self, end: Lsn) -> Result<Received, BackupError> {
+        self.close()?;
+        let server = &self.begin.server;
+        let wanted = server.tablespaces.iter().map(|space| Root::Tablespace(space.oid)).chain([Root::Data]);
+        for root in wanted {
+            if !self.complete.contains(&root) {
+                return Err(self.broken(root, "its archive did not come"));
+            }
+        }
+        let has = |path: &str| self.proofs.iter().any(|p| p.root == Root::Data && p.path == path);
+        // The last file of the data directory: archives before 15 have no mark at their end.
+        for file in ["global/pg_control", LABEL] {
+            if !has(file) {
+                return Err(self.broken(Root::Data, &format!("'{file}' did not come")));
+            }
+        }
+        if server.version.num() >= 130_000 {
+            self.compare()?;
+            let spec = FileSpec {
+                root: Root::Data,
+                path: MANIFEST.into(),
+                mode: 0o600,
+                mtime: FileTime { seconds: self.ctx.clock.now().unix_timestamp(), nanos: 0 },
+                size: self.manifest.len() as u64,
+            };
+            let mut sink = self.space.file(spec)?;
+            sink.write_all(&self.manifest)
+                .map_err(|e| self.unwritable(Root::Data, Utf8Path::new(MANIFEST), e))?;
+            self.proofs.push(sink.finish()?);
+        }
+        let start = self.begin.started.lsn;
+        // Replay of the backup's own WAL writes the pages anew that changed since the start.
+        let stays = |lsn: Lsn| lsn < start || lsn > end;
+        let corrupt = self.suspects.into_iter().filter(|(.., suspect)| stays(suspect.lsn));
+        let corrupt = corrupt.map(|(root, path, s)| CorruptPage {
+            root,
+            path,
+            block: s.block,
+            found: s.found,
+            expected: s.expected,
+        });
+        let corrupt: Vec<CorruptPage> = corrupt.collect();
+        let label = String::from_utf8_lossy(&self.label).into_owned();
+        Ok(Received { proofs: self.proofs, label, corrupt, bytes: self.bytes })
+    }
+
+    /// Every file is what the manifest says, and the manifest names every file.
+    fn compare(&self) -> Result<(), BackupError> {
+        let mut files: HashMap<Root, HashMap<&Utf8Path, &FileProof>> = HashMap::new();
+        for proof in &self.proofs {
+            files.entry(proof.root).or_default().insert(&proof.path, proof);
+        }
+        let mut wrong = None;
+        let summary = read_manifest(self.manifest.as_slice(), &mut |listed| {
+            let found = std::str::from_utf8(&listed.path).ok().map(place);
+            let proof = found.and_then(|(root, path)| files.get_mut(&root)?.remove(path.as_path()));
+            if let Some(what) = difference(&listed, proof) {
+                wrong.get_or_insert((String::from_utf8_lossy(&listed.path).into_owned(), what));
+            }
+        });
+        let summary = summary.map_err(|error| {
+            let reason = crate::format::text::with_reasons(&error);
+            self.broken(Root::Data, &reason)
+        })?;
+        let server = self.begin.server.system_id;
+        if summary.system_id.is_some_and(|system| system != server) {
+            return Err(self.broken(Root::Data, "the manifest is of another cluster"));
+        }
+        let unlisted = files.values().find_map(|tree| tree.keys().next());
+        let unlisted = unlisted.map(|path| (path.to_string(), "is not in the manifest".to_owned()));
+        match wrong.or(unlisted) {
+            Some((path, what)) => Err(BackupError::Source {
+                path: self.begin.server.pgdata.join(path),
+                what: format!("{what}: it was changed on its way. Take the backup again"),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn difference(listed: &ManifestFile, proof: Option<&FileProof>) -> Option<String> {
+    let Some(proof) = proof else { return Some("is in the manifest and was not sent".to_owned()) };
+    if proof.size != listed.size {
+        return Some(format!("has {} bytes where the manifest says {}", proof.size, listed.size));
+    }
+    match &listed.checksum {
+        Some((ChecksumAlgorithm::Crc32c, sum)) if *sum != crc32c_checksum(proof.crc32c) => {
+            Some("does not have the checksum that the manifest says".to_owned())
+        }
+        _ => None,
+    }
+}
+
+impl BaseBackupSink for Intake<'_> {
+    type Error = BackupError;
+
+    fn archive(&mut self, tablespace: Option<Oid>) -> Result<(), BackupError> {
+        self.close()?;
+        let root = tablespace.map_or(Root::Data, Root::Tablespace);
+        self.space.dir(DirSpec { root, path: Utf8PathBuf::new(), mode: 0o700 })?;
+        self.state = State::Archive { root, parser: Box::default(), file: None };
+        Ok(())
+    }
+
+    fn manifest(&mut self) -> Result<(), BackupError> {
+        self.close()?;
+        self.state = State::Manifest;
+        Ok(())
+    }
+
+    fn data(&mut self, bytes: &[u8]) -> Result<(), BackupError> {
+        if let State::Manifest = self.state {
+            self.manifest.extend_from_slice(bytes);
+            return Ok(());
+        }
+        self.archive_data(bytes)
+    }
+}

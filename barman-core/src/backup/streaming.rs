@@ -1,0 +1,216 @@
+//! [`StreamingExecutor`]: a base backup over the replication protocol (`backup_method = postgres`), without
+//! `pg_basebackup`.
+
+use std::time::Duration;
+
+use camino::Utf8PathBuf;
+
+use super::attend::attended;
+use super::copy::{Connect, record_corrupt, refuse_in_place};
+use super::intake::Intake;
+use super::page_check::PageLayout;
+use super::{
+    BackupError, BackupExecutor, BackupJob, BackupJournal, BackupReport, BackupServer, Begin,
+    CorruptPagePolicy, End, Started,
+};
+use crate::catalog::{BackupSpace, Root};
+use crate::ctx::{Cancel, Ctx, Event, Unit};
+use crate::format::text::human_duration;
+use crate::model::{BackupMethod, Check, PyValue};
+use crate::pg::{BaseBackupEnd, BaseBackupRequest, BaseBackupStart, PgError, Session, StreamError};
+
+/// Opens a replication connection that the flag ends.
+pub type ConnectStream<'a> = dyn Fn(&Cancel) -> Result<Session, BackupError> + Send + Sync + 'a;
+
+/// Receives the archives that `BASE_BACKUP` sends and stores them as files.
+pub struct StreamingExecutor<'a> {
+    connect: &'a Connect<'a>,
+    stream: &'a ConnectStream<'a>,
+}
+
+impl<'a> StreamingExecutor<'a> {
+    /// An executor that asks the server through `connect` and receives the backup through `stream`.
+    pub fn new(connect: &'a Connect<'a>, stream: &'a ConnectStream<'a>) -> Self {
+        Self { connect, stream }
+    }
+}
+
+impl BackupExecutor for StreamingExecutor<'_> {
+    fn method(&self) -> BackupMethod {
+        BackupMethod::Postgres
+    }
+
+    fn preflight(&self, _ctx: &Ctx<'_>) -> Vec<Check> {
+        Vec::new()
+    }
+
+    fn execute(
+        &self,
+        job: &BackupJob,
+        space: &dyn BackupSpace,
+        journal: &dyn BackupJournal,
+        ctx: &Ctx<'_>,
+    ) -> Result<BackupReport, BackupError> {
+        let mut server = (self.connect)(ctx)?;
+        let mut left = job.retry_times;
+        loop {
+            match self.attempt(job, server.as_mut(), space, journal, ctx) {
+                // What may be over when it is tried again. Everything is received anew.
+                Err(BackupError::Server { source, .. }) if left > 0 && is_passing(&source) => {
+                    left -= 1;
+                    ctx.warn(format!(
+                        "{source}: the backup is tried again in {} seconds ({left} further attempts)",
+                        job.retry_sleep.as_secs()
+                    ));
+                    ctx.clock.pause(job.retry_sleep, ctx.cancel)?;
+                }
+                other => return other,
+            }
+        }
+    }
+}
+
+fn is_passing(error: &PgError) -> bool {
+    !matches!(error, PgError::Cancelled)
+        && (error.is_lost() || error.sqlstate().is_some_and(|s| s.starts_with("57P")))
+}
+
+fn failed(source: PgError) -> BackupError {
+    match source {
+        PgError::Cancelled => BackupError::Cancelled(crate::ctx::Cancelled),
+        source => BackupError::Server { action: "copying files", source },
+    }
+}
+
+impl StreamingExecutor<'_> {
+    fn attempt(
+        &self,
+        job: &BackupJob,
+        server: &mut dyn BackupServer,
+        space: &dyn BackupSpace,
+        journal: &dyn BackupJournal,
+        ctx: &Ctx<'_>,
+    ) -> Result<BackupReport, BackupError> {
+        let facts = server.facts()?;
+        refuse_in_place(&facts)?;
+        let stop = Cancel::new();
+        let mut stream = (self.stream)(&stop)?;
+        let identity = stream.identify_system().map_err(failed)?;
+        if identity.system_id != facts.system_id {
+            return Err(BackupError::Identity(format!(
+                "conninfo leads to the system {} and streaming_conninfo to {}: correct one of them",
+                facts.system_id, identity.system_id
+            )));
+        }
+        let label = format!("Barman backup {} {}", job.server, job.id);
+        let request =
+            BaseBackupRequest { label: &label, fast: job.immediate_checkpoint, max_rate: job.bandwidth };
+        let time = server.now()?;
+        // A spread checkpoint takes minutes.
+        let start = attended(server, job.keepalive, &stop, ctx, || {
+            stream.start_base_backup(&request).map_err(failed)
+        })?;
+        let begin =
+            Begin { started: Started { lsn: start.lsn, timeline: start.timeline, time }, server: facts };
+        journal.started(&begin)?;
+        ctx.info(format!("Starting backup copy via pg_basebackup for {}", job.id));
+        let began = ctx.clock.monotonic();
+        let layout = begin.server.data_checksums.then_some(PageLayout {
+            block_size: begin.server.block_size,
+            blocks_per_file: begin.server.blocks_per_file,
+        });
+        let mut intake = Intake::new(space, &begin, layout, ctx);
+        let received =
+            attended(server, job.keepalive, &stop, ctx, || receive(&mut stream, &start, &mut intake, ctx))?;
+        stream.close();
+        let took = ctx.clock.monotonic().saturating_sub(began);
+        ctx.info(format!("Copy done (time: {})", human_duration(took.try_into().unwrap_or_default())));
+        journal.copied(&stats(took))?;
+        ctx.info("Finalising the backup.");
+        if received.timeline != begin.started.timeline {
+            return Err(BackupError::Identity(format!(
+                "The server was promoted during the backup: it began on timeline {} and ended on timeline {}; take the \
+                 backup again",
+                begin.started.timeline, received.timeline
+            )));
+        }
+        let intake = intake.finish(received.lsn)?;
+        let end = End {
+            lsn: received.lsn,
+            timeline: received.timeline,
+            time: server.now()?,
+            label: intake.label,
+            tablespace_map: String::new(),
+        };
+        told_corrupt(job, &received, ctx)?;
+        record_corrupt(job, space, &intake.corrupt, ctx)?;
+        journal.stopped(&end)?;
+        if let Err(error) = server.settle(&job.id) {
+            ctx.warn(format!(
+                "{error}: the last WAL segment of the backup is archived when the server fills it or when 'barman \
+                 switch-wal' closes it"
+            ));
+        }
+        Ok(BackupReport {
+            proofs: intake.proofs,
+            copied_bytes: intake.bytes,
+            reused_files: 0,
+            skipped: Vec::new(),
+            corrupt_pages: intake.corrupt,
+        })
+    }
+}
+
+/// What the server itself found wrong with its pages.
+fn told_corrupt(job: &BackupJob, end: &BaseBackupEnd, ctx: &Ctx<'_>) -> Result<(), BackupError> {
+    match &end.corrupt {
+        Some(error) if job.corrupt_pages == CorruptPagePolicy::Fail => {
+            Err(failed(PgError::Server(Box::new(error.clone()))))
+        }
+        Some(error) => {
+            ctx.warn(format!("PostgreSQL: {}", error.message));
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
+fn receive(
+    stream: &mut Session,
+    start: &BaseBackupStart,
+    intake: &mut Intake<'_>,
+    ctx: &Ctx<'_>,
+) -> Result<BaseBackupEnd, BackupError> {
+    let total = start.archives.iter().map(|archive| archive.size).sum();
+    ctx.progress.event(&Event::StageStarted { stage: "Receiving the base backup", total, unit: Unit::Bytes });
+    let received = stream.receive_base_backup(start, intake);
+    ctx.progress.event(&Event::StageFinished);
+    for notice in stream.take_notices() {
+        ctx.debug(format!("PostgreSQL: {}: {}", notice.severity, notice.message));
+    }
+    received.map_err(|error| match error {
+        StreamError::Pg(error) => failed(error),
+        StreamError::Sink(error) => error,
+    })
+}
+
+/// `copy_stats` of this method, in Barman's order of keys.
+fn stats(took: Duration) -> PyValue {
+    let seconds = PyValue::Float((took.as_secs_f64() * 1e6).round() / 1e6);
+    let key = |text: &str| PyValue::Str(text.to_owned());
+    PyValue::Dict(vec![(key("copy_time"), seconds.clone()), (key("total_time"), seconds)])
+}
+
+/// The path of a member as it is used here: relative, without `./`.
+pub(super) fn clean(path: &str) -> Utf8PathBuf {
+    Utf8PathBuf::from(path.strip_prefix("./").unwrap_or(path))
+}
+
+/// The tree and the path in it of a file as a manifest names it.
+pub(super) fn place(path: &str) -> (Root, Utf8PathBuf) {
+    let below = path.strip_prefix("pg_tblspc/").and_then(|rest| rest.split_once('/'));
+    match below.and_then(|(oid, rest)| Some((oid.parse().ok()?, rest))) {
+        Some((oid, rest)) => (Root::Tablespace(oid), rest.into()),
+        None => (Root::Data, path.into()),
+    }
+}
