@@ -90,9 +90,12 @@ pub(crate) fn private_directory(
         Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
     };
     // Whoever has the directory above could put another one in the place of ours; in a sticky one nobody can.
+    // A link of somebody else's could be turned round later.
+    let named = fs::symlink_metadata(base)?.uid();
     let above = fs::metadata(base)?;
     let shared = above.mode() & 0o022 != 0 && above.mode() & 0o1000 == 0;
-    if shared || (above.uid() != 0 && above.uid() != own) {
+    let trusted = |uid: u32| uid == 0 || uid == own;
+    if shared || !trusted(above.uid()) || !trusted(named) {
         return refused(base);
     }
     let found = fs::symlink_metadata(&dir)?;

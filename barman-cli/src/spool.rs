@@ -174,8 +174,13 @@ impl Spool {
     /// The lock of whoever fetches ahead; `None` when somebody has it.
     fn lock(&self, how: FlockOperation) -> io::Result<Option<File>> {
         let mut options = OpenOptions::new();
-        let file =
-            options.create(true).truncate(false).write(true).mode(0o600).open(self.dir.join(".lock"))?;
+        let file = options
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .open(self.dir.join(".lock"))?;
         match flock(&file, how) {
             Ok(()) => Ok(Some(file)),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),

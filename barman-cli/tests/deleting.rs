@@ -350,6 +350,14 @@ fn i21_what_changed_meanwhile_counts() {
     refused(&|server, ctx| {
         server.catalog().remove(&A.parse().unwrap(), &|| Ok(()), ctx).unwrap();
     });
+    // An incremental that was taken from it meanwhile.
+    refused(&|server, _| {
+        let meta = server.config().meta_directory();
+        let info = std::fs::read_to_string(meta.join(format!("{A}-backup.info"))).unwrap();
+        let child = info.replace("parent_backup_id=None", &format!("parent_backup_id={B}"));
+        assert_ne!(child, info);
+        std::fs::write(meta.join(format!("{D}-backup.info")), child).unwrap();
+    });
     refused(&|server, _| {
         server.catalog().keep(&B.parse().unwrap(), Some(barman_core::model::Keep::Full)).unwrap();
     });

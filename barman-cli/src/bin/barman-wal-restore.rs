@@ -7,7 +7,7 @@ mod spool;
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ use barman_core::io::{Disk, RealDisk};
 use barman_core::server::Caller;
 use camino::{Utf8Path, Utf8PathBuf};
 use clap::Parser;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use barman_core::model::SegmentName;
 use client::{Remote, SSH_FAILED, fail, status_of};
@@ -229,7 +231,8 @@ fn attempt(arguments: &Arguments, cluster: Cluster) -> Result<(), Trouble> {
 }
 
 /// A file beside the destination. It has the same name whenever the same WAL is asked for, so that what a killed call left is
-/// used by the next one; it goes when this is dropped, if it has not become the destination.
+/// used by the next one; where that name cannot be used it has another. It goes when this is dropped, if it has not become the
+/// destination.
 struct Temporary {
     path: Utf8PathBuf,
     file: File,
@@ -240,17 +243,49 @@ impl Temporary {
         // A name of WAL has no directory in it; others are refused by the other side.
         let name = Utf8Path::new(name).file_name().unwrap_or("file");
         let path = directory.join(format!(".barman-wal-restore-{name}"));
-        let mut options = fs::OpenOptions::new();
-        options.create(true).truncate(true).read(true).write(true).mode(0o600);
-        let file = options.open(&path)?;
+        if let Some(file) = Self::again(&path)? {
+            return Ok(Self { path, file });
+        }
+        let (file, path) =
+            tempfile::Builder::new().prefix(".barman-wal-restore-").tempfile_in(directory)?.keep()?;
+        let path = Utf8PathBuf::try_from(path).map_err(io::Error::other)?;
         Ok(Self { path, file })
+    }
+
+    /// The file of that name, empty; `None` when it is somebody else's, or another call works with it.
+    fn again(path: &Utf8Path) -> io::Result<Option<File>> {
+        let mut options = fs::OpenOptions::new();
+        options.create(true).truncate(false).read(true).write(true).mode(0o600);
+        options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32);
+        let file = match options.open(path) {
+            Ok(file) => file,
+            // Of another user, or a link.
+            Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::ACCESS | Errno::PERM | Errno::LOOP)) => {
+                return Ok(None);
+            }
+            Err(e) => return Err(e),
+        };
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(None);
+        }
+        // Another call may have given it its name meanwhile, or taken it away.
+        match fs::symlink_metadata(path) {
+            Ok(named) if (named.dev(), named.ino()) == (file.metadata()?.dev(), file.metadata()?.ino()) => {}
+            _ => return Ok(None),
+        }
+        file.set_len(0)?;
+        Ok(Some(file))
     }
 }
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // It is not there any more when it has become the destination.
-        let _ = fs::remove_file(&self.path);
+        // It is not there any more when it has become the destination; another call may have made one of its own.
+        let own = self.file.metadata().map(|facts| (facts.dev(), facts.ino())).ok();
+        let there = fs::symlink_metadata(&self.path).map(|facts| (facts.dev(), facts.ino())).ok();
+        if own.is_some() && own == there {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 

@@ -339,3 +339,32 @@ fn i7_one_unsound_file_ahead_does_not_stop_the_others() {
     fs::remove_dir_all(pg_wal.join("archive_status")).unwrap();
     assert_eq!(send(&home, &line, &[], &pg_wal.join(segment(2))).code(), Some(0));
 }
+
+/// What lies in the way of the temporary file: a link, a file of another user's, another call's.
+#[test]
+fn a_temporary_name_that_is_taken_is_no_trouble() {
+    let Some((home, line)) = scene(ours) else { return };
+    archive(&home, 1, wal(1));
+    home.barman(&["list-servers"]);
+    let recovery = Recovery::new(&home, &line, "data");
+    let taken = recovery.data.join(format!(".barman-wal-restore-{}", segment(1)));
+    let victim = home.world.path().join("victim");
+    fs::write(&victim, "precious").unwrap();
+    home.world.account().own(&victim).unwrap();
+    std::os::unix::fs::symlink(&victim, &taken).unwrap();
+    recovery.brings(&[], 1);
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+    fs::remove_file(&taken).unwrap();
+    // Where these tests run as root this one belongs to root.
+    fs::write(&taken, "left over").unwrap();
+    recovery.brings(&[], 1);
+    let _ = fs::remove_file(&taken);
+    let other = fs::File::create(&taken).unwrap();
+    home.world.account().own(&taken).unwrap();
+    rustix::fs::flock(&other, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    recovery.brings(&[], 1);
+    assert!(taken.exists(), "it is the other call's");
+    drop(other);
+    recovery.brings(&[], 1);
+    assert_eq!(names(&recovery.data), ["PG_VERSION", "recovery.signal"]);
+}

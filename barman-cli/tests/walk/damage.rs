@@ -218,4 +218,16 @@ fn another_cluster_under_the_same_name_is_refused() {
     let said = scene.refused(&["backup", SERVER]);
     assert!(said.contains("systemid coherence"), "{said}");
     assert_eq!(scene.backups().len(), 1);
+    // The backups say it, too; what to do after a pg_upgrade is told, and works.
+    let identity = scene.world.home().join(SERVER).join("identity.json");
+    let text = fs::read_to_string(&identity).unwrap();
+    fs::remove_file(&identity).unwrap();
+    let said = scene.refused(&["backup", SERVER]);
+    let system = other.system_id().unwrap();
+    assert!(said.contains(&format!("set \"systemid\" to \"{system}\" in {identity}")), "{said}");
+    let own = scene.cluster.system_id().unwrap();
+    fs::write(&identity, text.replace(&own, &system)).unwrap();
+    scene.world.account().own(&identity).unwrap();
+    let run = scene.world.barman(&["backup", SERVER]).unwrap();
+    assert!(run.stdout.contains("Backup completed"), "{run}");
 }

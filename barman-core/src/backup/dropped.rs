@@ -57,8 +57,9 @@ pub(crate) fn prove_dropped(
         let probes = lane.probe(&there).map_err(transfer)?;
         there = probes.into_iter().filter(|p| p.kind != ProbeKind::Missing).map(|p| p.path).collect();
         let left = count(&mut *lane, &there);
-        still = if files.is_some_and(|before| left < before) { 1 } else { still + 1 };
-        files = Some(left);
+        // A database in use loses and gets files, too.
+        still = if files.is_some_and(|fewest| left < fewest) { 1 } else { still + 1 };
+        files = Some(files.map_or(left, |fewest: usize| fewest.min(left)));
     }
     let left = orphans.iter().find(|o| there.contains(&tree.source.join(&o.database)));
     if let Some(orphan) = left {

@@ -34,6 +34,8 @@ pub struct Stat {
     pub allocated: u64,
     /// Time of the last modification.
     pub mtime: FileTime,
+    /// Time of the last change of content, name count or attributes; nobody can set it.
+    pub ctime: FileTime,
     /// Permission bits (`0o7777`).
     pub mode: u32,
     /// Owner.

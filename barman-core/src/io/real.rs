@@ -44,6 +44,7 @@ fn stat_of(meta: &std::fs::Metadata) -> Stat {
         allocated: meta.blocks().saturating_mul(512),
         // st_mtime_nsec is 0 … 999,999,999.
         mtime: FileTime { seconds: meta.mtime(), nanos: u32::try_from(meta.mtime_nsec()).unwrap_or(0) },
+        ctime: FileTime { seconds: meta.ctime(), nanos: u32::try_from(meta.ctime_nsec()).unwrap_or(0) },
         mode: meta.mode() & 0o7777,
         uid: meta.uid(),
         gid: meta.gid(),

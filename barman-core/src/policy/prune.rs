@@ -227,7 +227,9 @@ pub fn still_removable(
         .kept
         .into_iter()
         // The other reasons are those of a plan, which this one had.
-        .filter(|(_, why)| matches!(why, Why::Needed(_) | Why::Consistency(_) | Why::BeginUnknown(_)))
+        .filter(|(_, why)| {
+            matches!(why, Why::Needed(_) | Why::Consistency(_) | Why::BeginUnknown(_) | Why::NotPlaced)
+        })
         .map(|(name, _)| name)
         .collect();
     planned.iter().copied().filter(|name| !needed.contains(name)).collect()

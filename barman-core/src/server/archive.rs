@@ -10,7 +10,7 @@ use crate::ctx::Ctx;
 use crate::io::{LockError, LockName};
 use crate::model::{BackupId, BackupInfo, SegmentName, Status, WalFileName};
 use crate::policy::check_backup::{Completeness, completeness};
-use crate::wal::{Rebuilt, Receiving, Source, Taken, TakenHow, WalArchive};
+use crate::wal::{Incoming, Rebuilt, Receiving, Source, Taken, TakenHow, WalArchive};
 
 /// How often a waiting backup looks for its WAL.
 const POLL: Duration = Duration::from_millis(100);
@@ -78,30 +78,59 @@ impl Server {
         let mut outcome = ArchiveOutcome::default();
         for (_, source, limit) in archivers.into_iter().filter(|(on, ..)| *on) {
             let limit = usize::try_from(limit).ok().filter(|n| *n > 0);
-            let batch = self.wal.batch(source, receiving, limit, ctx)?;
-            let mut files = Vec::new();
-            for some in batch.files.chunks(self.files_between_scripts()) {
-                // Scripts run while nothing is held but the archiver's own lock.
-                let mut intake = self.wal.intake(*ctx)?;
-                let mut stopped = None;
-                for file in some {
-                    let begun = self.before_archiving(file, ctx);
-                    if let Err(error) = begun.and_then(|()| Ok(intake.put(file.clone())?)) {
-                        stopped = Some(error);
-                        break;
+            let mut batch = self.wal.batch(source, receiving, limit, ctx)?;
+            let unfinished = batch.files.iter().any(|file| matches!(file.name, WalFileName::Partial(_)));
+            // A receiver that starts now would go on with what lies there.
+            let _none = if unfinished && receiving == Receiving::Nobody {
+                match self.keep_receivers_off(ctx)? {
+                    Some(guard) => Some(guard),
+                    None => {
+                        batch.files.retain(|file| !matches!(file.name, WalFileName::Partial(_)));
+                        None
                     }
                 }
-                // What was begun before a script or a full disk stopped the run is finished: its sources make room.
-                let taken = intake.commit()?.files;
-                self.after_archiving(&taken, ctx)?;
-                files.extend(taken);
-                if let Some(error) = stopped {
-                    return Err(error);
-                }
-            }
+            } else {
+                None
+            };
+            let files = self.take_in(&batch.files, ctx)?;
             outcome.runs.push(ArchiverRun { source, files, unknown: batch.unknown });
         }
         Ok(outcome)
+    }
+
+    /// No receiver can start while the guard lives; `None` when one runs.
+    fn keep_receivers_off(&self, ctx: &Ctx<'_>) -> Result<Option<crate::io::LockGuard>, ServerError> {
+        let name = LockName::WalReceive(self.name().clone());
+        match self.locks.try_lock(&name, "archiving unfinished segments", ctx) {
+            Ok(guard) => Ok(Some(guard)),
+            Err(LockError::Busy { .. }) => Ok(None),
+            Err(other) => Err(other.into()),
+        }
+    }
+
+    /// Takes files into the archive, with the scripts around it. The archiver's lock must be held.
+    pub(super) fn take_in(&self, all: &[Incoming], ctx: &Ctx<'_>) -> Result<Vec<Taken>, ServerError> {
+        let mut files = Vec::new();
+        for some in all.chunks(self.files_between_scripts()) {
+            // Scripts run while nothing is held but the archiver's own lock.
+            let mut intake = self.wal.intake(*ctx)?;
+            let mut stopped = None;
+            for file in some {
+                let begun = self.before_archiving(file, ctx);
+                if let Err(error) = begun.and_then(|()| Ok(intake.put(file.clone())?)) {
+                    stopped = Some(error);
+                    break;
+                }
+            }
+            // What was begun before a script or a full disk stopped the run is finished: its sources make room.
+            let report = intake.commit()?;
+            self.after_archiving(&report.files, ctx)?;
+            files.extend(report.files);
+            if let Some(error) = stopped.or(report.stopped.map(ServerError::from)) {
+                return Err(error);
+            }
+        }
+        Ok(files)
     }
 
     /// `rebuild-xlogdb`: makes the index anew from the files of the archive.

@@ -115,7 +115,7 @@ impl Server {
             }
             let (start, began) = (ctx.clock.now(), ctx.clock.monotonic());
             ctx.info(format!("Deleting backup {id} for server {name}"));
-            let removed = self.catalog.remove(&id, &|| self.may_still_go(plan, deletion), ctx);
+            let removed = self.catalog.remove(&id, &|| self.may_still_go(plan, deletion, ctx), ctx);
             removed.map_err(|error| match error {
                 CatalogError::Busy { id, .. } => self.in_use(id),
                 CatalogError::MustStay { id } => ServerError::NotDeleted { server: name.clone(), id },
@@ -143,7 +143,7 @@ impl Server {
 
     /// Asked right before a removal is begun: since the plan was made a keep may have come, and another process may have
     /// removed a backup that it counted on.
-    fn may_still_go(&self, plan: &PrunePlan, deletion: &Deletion) -> Result<(), CatalogError> {
+    fn may_still_go(&self, plan: &PrunePlan, deletion: &Deletion, ctx: &Ctx<'_>) -> Result<(), CatalogError> {
         if deletion.cause == Cause::Retention(Reason::DeletionBegun) {
             // Beyond keeping.
             return Ok(());
@@ -151,15 +151,29 @@ impl Server {
         let pending = self.catalog.removals_pending()?;
         let backups = self.catalog.list()?;
         let counted = || backups.iter().filter(|b| !pending.contains(&b.id));
+        let stays = |id: BackupId, why: String| {
+            ctx.warn(why);
+            Err(CatalogError::MustStay { id })
+        };
         // An incremental goes only if the one at the root of its tree may go after it.
         let rest = plan.deletions.iter().skip_while(|d| d.id != deletion.id);
         for member in rest {
-            let held = backups.iter().find(|b| b.id == member.id);
-            let Some(backup) = held.filter(|b| !pending.contains(&b.id)) else { continue };
-            let keep = self.catalog.kept(&backup.id)?;
-            let minimum = self.config.options.minimum_redundancy.0;
-            redundancy::may_delete(backup, keep, counted(), minimum)
-                .map_err(|_| CatalogError::MustStay { id: backup.id })?;
+            let planned = |id: BackupId| plan.deletions.iter().any(|d| d.id == id);
+            let born = counted().find(|b| b.parent_backup_id == Some(member.id) && !planned(b.id));
+            if let Some(child) = born {
+                let text = format!(
+                    "Backup {} stays: the incremental backup {} was taken from it meanwhile",
+                    member.id, child.id
+                );
+                return stays(member.id, text);
+            }
+            if let Some(backup) = counted().find(|b| b.id == member.id) {
+                let keep = self.catalog.kept(&backup.id)?;
+                let minimum = self.config.options.minimum_redundancy.0;
+                if let Err(refusal) = redundancy::may_delete(backup, keep, counted(), minimum) {
+                    return stays(backup.id, refusal.message(backup, self.name()));
+                }
+            }
             if !matches!(member.cause, Cause::DependsOn(_)) {
                 break;
             }

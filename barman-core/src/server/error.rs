@@ -62,7 +62,7 @@ pub enum ServerError {
     #[error(
         "The PostgreSQL server that conninfo leads to has the system identifier {found}, and the backups in {directory} \
          belong to {expected}: correct conninfo, or use another name for the new server. Only after a pg_upgrade of the same \
-         server: remove {directory}/identity.json and take a backup at once, WAL of the new cluster is refused before"
+         server: set \"systemid\" to \"{found}\" in {directory}/identity.json (make the file where it is missing), and take a backup"
     )]
     OtherCluster {
         /// The cluster of the directory.

@@ -65,14 +65,15 @@ impl Server {
 
     /// An error when the cluster is not the one that the directory belongs to; at the first backup it becomes that.
     pub(crate) fn settle_identity(&self, found: SystemId, version: PgVersion) -> Result<(), ServerError> {
-        match self.stored_system_id()? {
+        // Without the file the newest backup says it, and the archive takes WAL of that cluster only.
+        match self.stored_system_id()?.or(self.wal.system_id()) {
             Some(expected) if expected != found => Err(ServerError::OtherCluster {
                 expected,
                 found,
                 directory: self.config.options.backup_directory.clone(),
             }),
-            Some(_) => Ok(()),
-            None => self.write_identity(found, version),
+            Some(_) if self.stored_system_id()?.is_some() => Ok(()),
+            _ => self.write_identity(found, version),
         }
     }
 

@@ -194,6 +194,7 @@ impl Server {
             };
             // From now on the unfinished segments of other timelines are nobody's.
             around.timeline.store(start.timeline.get(), Ordering::Release);
+            let _ = around.wake.send(());
             let mut sink = self.wal.receiver(start.timeline, lsn, size, Box::new(finished));
             let request = StreamRequest {
                 slot,
@@ -213,7 +214,6 @@ impl Server {
                     ctx.info(format!("{name}: switched to timeline {timeline} at {switch}"));
                     self.fetch_histories(&mut stream, timeline)?;
                     start = StreamingStart { timeline, segment: switch.segment(size), ..start };
-                    let _ = around.wake.send(());
                 }
                 Err(StreamError::Sink(error)) => return Err(error.into()),
                 Err(StreamError::Pg(error)) if error.sqlstate() == Some(NO_SUCH_WAL) && !received => {

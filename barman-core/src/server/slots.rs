@@ -11,7 +11,7 @@ use crate::format::conninfo::ConnInfo;
 use crate::io::{LockError, LockName};
 use crate::model::{SegmentName, WalFileName};
 use crate::pg::{ReplicationSlot, Session};
-use crate::wal::{Incoming, TakenHow, WalArchive as _};
+use crate::wal::{Incoming, TakenHow};
 
 /// SQLSTATEs of slots: there already, not there, in use.
 const DUPLICATE: &str = "42710";
@@ -201,19 +201,25 @@ impl Server {
         ctx: &Ctx<'_>,
     ) -> Result<Option<Utf8PathBuf>, ServerError> {
         let dir = &self.config.options.streaming_wals_directory;
-        let mut removed = None;
-        let mut intake = self.wal.intake(*ctx)?;
+        // An archiver would take the same files.
+        let lock = LockName::WalArchive(self.name().clone());
+        let _lock = self.locks.lock_within(&lock, "resetting the receiver of WAL", PATIENCE, ctx)?;
+        let (mut removed, mut files) = (None, Vec::new());
         for name in streamed.iter().filter(|name| **name != WalFileName::Partial(target)) {
             let path = dir.join(name.to_string());
-            let empty = self.host.disk.stat(&path)?.size == 0;
-            if empty && matches!(name, WalFileName::Partial(_)) {
+            let size = match self.host.disk.stat(&path) {
+                // The archiver was faster.
+                Err(e) if e.is_not_found() => continue,
+                other => other?.size,
+            };
+            if size == 0 && matches!(name, WalFileName::Partial(_)) {
                 crate::io::durable::remove_durable(self.host.disk.as_ref(), &path)?;
                 removed = Some(path);
             } else {
-                intake.put(Incoming { name: *name, path, remove_source: true })?;
+                files.push(Incoming { name: *name, path, remove_source: true });
             }
         }
-        for taken in intake.commit()?.files {
+        for taken in self.take_in(&files, ctx)? {
             match &taken.how {
                 // A receiver would go on from it: it must be out of the way first.
                 TakenHow::Growing | TakenHow::Failed { .. } => {

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 
 use super::aside::{self, Kind};
 use super::take::is_abandoned;
@@ -10,6 +10,9 @@ use super::{Incoming, LocalWalArchive, WalError};
 use crate::ctx::Ctx;
 use crate::io::{FileKind, IoErrorKind};
 use crate::model::{Timeline, WalFileName};
+
+/// So many seconds no delivery takes.
+const ABANDONED: i64 = 3600;
 
 /// Which directory to look into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,8 +90,13 @@ impl LocalWalArchive {
             other => other?,
         }
         for name in abandoned {
-            // A delivery that was killed, which its sender repeats. Somebody else may be faster.
-            let _ = shared.disk.unlink(&dir.join(name));
+            let path = dir.join(name);
+            // A delivery that was killed, which its sender repeats. Its maker may also be in a container or on another host,
+            // where the number of a process means something else: but not for so long. Somebody else may be faster.
+            let age = |stat: &crate::io::Stat| ctx.clock.now().unix_timestamp() - stat.ctime.seconds;
+            if shared.disk.lstat(&path).is_ok_and(|stat| age(&stat) > ABANDONED) {
+                let _ = shared.disk.unlink(&path);
+            }
         }
         found.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let mut batch = Batch { entries: found.len(), ..Batch::default() };
@@ -102,9 +110,12 @@ impl LocalWalArchive {
             let wal = name.parse::<WalFileName>().ok().filter(|wal| wal.to_string() == name);
             match (wal, kind) {
                 (Some(WalFileName::Partial(_)), FileKind::File)
-                    if source == Source::Streaming && shared.disk.stat(&path)?.size == 0 =>
+                    if source == Source::Streaming && self.is_empty(&path)? =>
                 {
-                    shared.disk.unlink(&path)?;
+                    match shared.disk.unlink(&path) {
+                        Err(e) if e.is_not_found() => {}
+                        other => other?,
+                    }
                 }
                 (Some(wal), FileKind::File | FileKind::Symlink) => {
                     batch.files.push(Incoming { name: wal, path, remove_source: true });
@@ -125,22 +136,35 @@ impl LocalWalArchive {
         }
         Ok(batch)
     }
+
+    /// Whether a file has no content; one that is not there any more has none either.
+    fn is_empty(&self, path: &Utf8Path) -> Result<bool, WalError> {
+        match self.shared.disk.stat(path) {
+            Err(e) if e.is_not_found() => Ok(true),
+            other => Ok(other?.size == 0),
+        }
+    }
 }
 
-/// What a receiver may still be writing.
+/// What a receiver may still be writing, or needs to go on from.
 fn busy(found: &[(String, FileKind)], receiving: Receiving) -> Vec<String> {
     let wals = || found.iter().filter_map(|(name, _)| Some((name, name.parse::<WalFileName>().ok()?)));
-    let partials = || wals().filter(|(_, wal)| matches!(wal, WalFileName::Partial(_)));
-    let own = |wal: &WalFileName| match receiving {
-        Receiving::Here(timeline) => wal.timeline() == timeline,
-        Receiving::Nobody | Receiving::Elsewhere => true,
+    let partials = |of: &dyn Fn(Timeline) -> bool| -> Vec<String> {
+        let partials = wals().filter(|(_, wal)| matches!(wal, WalFileName::Partial(_)) && of(wal.timeline()));
+        partials.map(|(name, _)| name.clone()).collect()
     };
-    let partials = || partials().filter(|(_, wal)| own(wal));
-    // Without any, the last whole segment says where to go on.
-    let whole = || wals().rfind(|(_, wal)| wal.as_segment().is_some() && own(wal));
-    let newest = partials().next_back().or_else(whole);
-    if receiving == Receiving::Elsewhere && partials().next().is_some() {
-        return partials().map(|(name, _)| name.clone()).collect();
+    let (mut busy, newest) = match receiving {
+        Receiving::Nobody => (Vec::new(), partials(&|_| true).pop()),
+        Receiving::Elsewhere => (partials(&|_| true), None),
+        // It may have gone on to a later one since it was asked.
+        Receiving::Here(live) => {
+            (partials(&|timeline| timeline > live), partials(&|timeline| timeline == live).pop())
+        }
+    };
+    busy.extend(newest);
+    if busy.is_empty() {
+        // The last whole segment says where to go on.
+        busy.extend(wals().rfind(|(_, wal)| wal.as_segment().is_some()).map(|(name, _)| name.clone()));
     }
-    newest.map(|(name, _)| name.clone()).into_iter().collect()
+    busy
 }

@@ -268,9 +268,6 @@ impl WalIntake for LocalIntake<'_> {
         // Also after a full disk: what is published is acknowledged, and its sources make room.
         self.acknowledge()?;
         self.dismiss()?;
-        if let Some(error) = self.error.take() {
-            return Err(error);
-        }
         let files = std::mem::take(&mut self.files);
         let outcomes = std::mem::take(&mut self.outcomes);
         let taken = |(file, outcome): (Incoming, Option<Outcome>)| {
@@ -288,7 +285,8 @@ impl WalIntake for LocalIntake<'_> {
             };
             Taken { name: file.name, how }
         };
-        Ok(IntakeReport { files: files.into_iter().zip(outcomes).map(taken).collect() })
+        let files = files.into_iter().zip(outcomes).map(taken).collect();
+        Ok(IntakeReport { files, stopped: self.error.take() })
     }
 }
 

@@ -78,8 +78,10 @@ pub(super) fn temporary(name: &str, pid: u32, number: u64) -> String {
 
 /// The process that made a name with [`temporary`].
 pub(super) fn maker_of(name: &str) -> Option<u32> {
-    let (_, maker) = name.strip_prefix('.')?.strip_suffix(".tmp")?.rsplit_once('.')?;
-    maker.split_once('-')?.0.parse().ok()
+    let (wal, maker) = name.strip_prefix('.')?.strip_suffix(".tmp")?.rsplit_once('.')?;
+    let (pid, number) = maker.split_once('-')?;
+    let ours = wal.parse::<WalFileName>().is_ok() && number.parse::<u64>().is_ok();
+    pid.parse().ok().filter(|_| ours)
 }
 
 #[cfg(test)]
@@ -90,8 +92,13 @@ mod tests {
     fn temporary_names_tell_their_maker() {
         let name = temporary("000000010000000000000001", 4711, 3);
         assert_eq!(maker_of(&name), Some(4711));
-        for other in ["000000010000000000000001", ".x.tmp", ".000000010000000000000001.Xa1b2c", ".a.b-c.tmp"]
-        {
+        for other in [
+            "000000010000000000000001",
+            ".x.tmp",
+            ".000000010000000000000001.Xa1b2c",
+            ".a.b-c.tmp",
+            ".a.1-2.tmp",
+        ] {
             assert_eq!(maker_of(other), None, "{other}");
         }
     }

@@ -70,6 +70,11 @@ impl LocalWalArchive {
         Self { shared: Arc::new(Shared { paths, disk, clock, locks, options }) }
     }
 
+    /// The cluster whose WAL is taken in, where it is known.
+    pub fn system_id(&self) -> Option<SystemId> {
+        self.shared.options.system_id
+    }
+
     /// Where things lie.
     pub fn paths(&self) -> &WalPaths {
         &self.shared.paths

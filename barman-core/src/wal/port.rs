@@ -61,6 +61,9 @@ pub trait WalIntake {
     fn put(&mut self, file: Incoming) -> Result<(), WalError>;
 
     /// Waits for all files, makes contents, names and index lines durable, and only then removes sources.
+    ///
+    /// # Errors
+    /// When that could not be done; nothing is lost then, and the next intake finds the files again.
     fn commit(self: Box<Self>) -> Result<IntakeReport, WalError>;
 }
 
@@ -115,10 +118,23 @@ pub enum TakenHow {
 }
 
 /// What an intake did, in the order the files were handed over.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Default)]
 pub struct IntakeReport {
     /// Each file.
     pub files: Vec<Taken>,
+    /// What stopped the intake before all files were looked at (a full disk, cancellation), unless
+    /// [`WalIntake::put`] has given it. What was done before stands: it is durable, and its sources are gone.
+    pub stopped: Option<WalError>,
+}
+
+impl IntakeReport {
+    /// Each file, when nothing stopped the intake.
+    ///
+    /// # Errors
+    /// What stopped it.
+    pub fn complete(self) -> Result<Vec<Taken>, WalError> {
+        self.stopped.map_or(Ok(self.files), Err)
+    }
 }
 
 /// A file of the archive.

@@ -194,6 +194,7 @@ impl State {
             size,
             allocated: size.next_multiple_of(512),
             mtime: node.meta.mtime,
+            ctime: node.meta.mtime,
             mode: node.meta.mode,
             uid: 0,
             gid: 0,
