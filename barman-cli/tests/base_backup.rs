@@ -243,3 +243,69 @@ fn i8_a_killed_base_backup_is_failed_by_the_next() {
     scene.ours(&["archive-wal", "main"]);
     restore(&scene, &|arguments| scene.ours(arguments), &id.unwrap());
 }
+
+/// A standby whose backups are taken, and the primary that archives.
+fn standby(method: &str) -> (Scene, Cluster) {
+    let mut scene = scene(15);
+    let standby = Cluster::standby_of(&scene.cluster).unwrap();
+    let caught_up = "SELECT pg_current_wal_lsn() <= replay_lsn FROM pg_stat_replication";
+    wait("the standby", || scene.cluster.psql(caught_up).unwrap() == "t");
+    let (conninfo, primary) = (standby.conninfo(), scene.cluster.conninfo());
+    scene
+        .world
+        .server("main")
+        .conninfo(&conninfo)
+        .option("streaming_conninfo", conninfo)
+        .option("primary_conninfo", primary)
+        .option("backup_method", method);
+    (scene, standby)
+}
+
+fn wait(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = std::time::Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < Duration::from_secs(60), "still no {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Both methods on a standby: the primary closes the last segment, and the result is a primary's.
+#[test]
+fn a_standby_is_backed_up() {
+    if pg::require(15).is_none() {
+        return;
+    }
+    for method in ["postgres", "local-rsync"] {
+        let (scene, _standby) = standby(method);
+        let run = busy(&scene, || scene.ours(&["backup", "--wait", "main"]));
+        let id = &scene.ids()[0];
+        let info = &scene.infos()[id];
+        assert_eq!(info.get("status"), "DONE", "{method}: {run}");
+        assert!(info.get("backup_label").contains("BACKUP FROM: standby"), "{info:?}");
+        scene.cluster.archive_now().unwrap();
+        scene.ours(&["archive-wal", "main"]);
+        restore(&scene, &|arguments| scene.ours(arguments), id);
+    }
+}
+
+/// I9: a standby that becomes a primary in the middle of its backup has made no backup.
+#[test]
+fn i9_a_promotion_in_the_middle_fails_the_backup() {
+    if pg::require(15).is_none() {
+        return;
+    }
+    for method in ["postgres", "local-rsync"] {
+        let (scene, mut standby) = standby(method);
+        let mut command = scene.world.barman_command(&["backup", "--bwlimit", "6000", "main"]).unwrap();
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait("a backup", || scene.infos().values().any(|info| info.get("status") == "STARTED"));
+        standby.promote().unwrap();
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{method}: {said}");
+        assert!(said.contains("promoted"), "{method}: {said}");
+        let (_, info) = scene.infos().pop_first().unwrap();
+        assert_eq!(info.get("status"), "FAILED");
+        assert!(info.get("error").contains("promoted"), "{}", info.get("error"));
+    }
+}

@@ -21,5 +21,6 @@ mod transport;
 mod wal_archive;
 mod wal_commits;
 mod wal_faults;
+mod wal_incoming;
 mod wal_page;
 mod wal_receiver;

@@ -185,6 +185,14 @@ impl Server {
         let journal =
             Journal { server: self, id: info.id, ctx: *ctx, segment_size: Cell::new(SegmentSize::DEFAULT) };
         let mut report = executor.execute(&job, space, &journal, ctx)?;
+        // A standby closes no segment: its primary does, so that the last WAL of the backup is archived soon.
+        if options.primary_conninfo.is_some()
+            && let Err(error) = self.switch_wal(false, ctx)
+        {
+            ctx.warn(format!(
+                "{error}: the last WAL segment of the backup is archived when the primary fills it or closes it"
+            ));
+        }
         if !report.skipped.is_empty() {
             ctx.debug(format!(
                 "{} files changed or vanished legally while they were copied",
