@@ -309,3 +309,46 @@ fn i9_a_promotion_in_the_middle_fails_the_backup() {
         assert!(info.get("error").contains("promoted"), "{}", info.get("error"));
     }
 }
+
+/// Backups that Barman packed (`backup_compression`) are shown and restored; damage is named and nothing of it can start.
+#[test]
+fn packed_backups_of_barmans_are_restored() {
+    if pg::require(15).is_none() || Barman::require().is_none() {
+        return;
+    }
+    let mut scene = scene(15);
+    let bin = tool(15, "pg_basebackup").unwrap();
+    scene.world.server("main").option("path_prefix", bin.parent().unwrap().as_str());
+    for algorithm in ["gzip", "zstd", "lz4", "none"] {
+        scene.world.server("main").option("backup_compression", algorithm);
+        scene.theirs(&["backup", "--wait", "main"]);
+    }
+    scene.cluster.archive_now().unwrap();
+    scene.ours(&["archive-wal", "main"]);
+    let ids = scene.ids();
+    for id in &ids {
+        let both = [scene.ours(&["show-backup", "main", id]), scene.theirs(&["show-backup", "main", id])];
+        assert_eq!(both[0].stdout, both[1].stdout);
+        restore(&scene, &|arguments| scene.ours(arguments), id);
+    }
+    // One bit of the data, and an archive that was cut off.
+    let plain = scene.base(&ids[3]).join("data/base.tar");
+    let mut bytes = fs::read(&plain).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    fs::write(&plain, bytes).unwrap();
+    let packed = scene.base(&ids[1]).join("data/base.tar.zst");
+    let length = fs::metadata(&packed).unwrap().len();
+    fs::File::options().write(true).open(&packed).unwrap().set_len(length / 2).unwrap();
+    for (id, path) in [(&ids[3], &plain), (&ids[1], &packed)] {
+        let destination = scene.world.path().join(format!("damaged-{id}"));
+        let place = scene.relocation(&destination);
+        let run = scene
+            .world
+            .barman(&["restore", "--tablespace", &place, "main", id, destination.as_str()])
+            .unwrap();
+        assert_eq!(run.code(), Some(1), "{run}");
+        assert!(run.stderr.contains(path.parent().unwrap().as_str()), "{run}");
+        assert!(!destination.join("global/pg_control").exists());
+    }
+}

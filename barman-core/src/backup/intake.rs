@@ -7,7 +7,7 @@ use std::io::Write;
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::page_check::{PageCheck, PageLayout, Suspect};
-use super::streaming::{clean, place};
+use super::streaming::clean;
 use super::{BackupError, Begin, CorruptPage};
 use crate::catalog::{BackupSpace, CatalogError, DirSpec, FileProof, FileSink, FileSpec, Root};
 use crate::ctx::{Ctx, Event};
@@ -239,7 +239,7 @@ impl<'a> Intake<'a> {
         }
         let mut wrong = None;
         let summary = read_manifest(self.manifest.as_slice(), &mut |listed| {
-            let found = std::str::from_utf8(&listed.path).ok().map(place);
+            let found = std::str::from_utf8(&listed.path).ok().map(Root::of_manifest);
             let proof = found.and_then(|(root, path)| files.get_mut(&root)?.remove(path.as_path()));
             if let Some(what) = difference(&listed, proof) {
                 wrong.get_or_insert((String::from_utf8_lossy(&listed.path).into_owned(), what));

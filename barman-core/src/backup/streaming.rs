@@ -13,7 +13,7 @@ use super::{
     BackupError, BackupExecutor, BackupJob, BackupJournal, BackupReport, BackupServer, Begin,
     CorruptPagePolicy, End, Started,
 };
-use crate::catalog::{BackupSpace, Root};
+use crate::catalog::BackupSpace;
 use crate::ctx::{Cancel, Ctx, Event, Unit};
 use crate::format::text::human_duration;
 use crate::model::{BackupMethod, Check, PyValue};
@@ -204,13 +204,4 @@ fn stats(took: Duration) -> PyValue {
 /// The path of a member as it is used here: relative, without `./`.
 pub(super) fn clean(path: &str) -> Utf8PathBuf {
     Utf8PathBuf::from(path.strip_prefix("./").unwrap_or(path))
-}
-
-/// The tree and the path in it of a file as a manifest names it.
-pub(super) fn place(path: &str) -> (Root, Utf8PathBuf) {
-    let below = path.strip_prefix("pg_tblspc/").and_then(|rest| rest.split_once('/'));
-    match below.and_then(|(oid, rest)| Some((oid.parse().ok()?, rest))) {
-        Some((oid, rest)) => (Root::Tablespace(oid), rest.into()),
-        None => (Root::Data, path.into()),
-    }
 }

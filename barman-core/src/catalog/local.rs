@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::archives::ArchiveReader;
 use super::facts::{self, Names};
 use super::layout::CatalogPaths;
 use super::locking::Locks;
@@ -157,7 +158,10 @@ impl Catalog for LocalCatalog {
         if !info.status.is_available() {
             return Err(CatalogError::WrongStatus { id: *id, action: "read", status: info.status });
         }
-        Ok(Box::new(LocalReader::open(Arc::clone(&self.shared), info)?))
+        match ArchiveReader::open(&self.shared, info)? {
+            Ok(reader) => Ok(Box::new(reader)),
+            Err(info) => Ok(Box::new(LocalReader::open(Arc::clone(&self.shared), info)?)),
+        }
     }
 
     fn lease(&self, id: &BackupId, purpose: Purpose) -> Result<Lease, CatalogError> {

@@ -1,6 +1,7 @@
 //! The catalog: which backups there are, where their files lie, and how both stay whole.
 
 mod annotations;
+mod archives;
 mod facts;
 mod layout;
 mod local;
@@ -17,5 +18,5 @@ pub use layout::CatalogPaths;
 pub use local::LocalCatalog;
 pub use port::{
     BackupReader, BackupSpace, Catalog, CatalogError, DirSpec, Draft, FileProof, FileSink, FileSpec, Lease,
-    Purpose, Removed, Reused, Root, SpaceReport, Survey, Unreadable,
+    MemberStream, Purpose, Removed, Reused, Root, SpaceReport, Survey, Unreadable,
 };

@@ -109,6 +109,18 @@ pub enum Root {
     Tablespace(Oid),
 }
 
+impl Root {
+    /// The tree and the path in it of a file as PostgreSQL's manifests name it: those of tablespaces lie below
+    /// `pg_tblspc/<oid>/` there.
+    pub fn of_manifest(path: &str) -> (Self, Utf8PathBuf) {
+        let below = path.strip_prefix("pg_tblspc/").and_then(|rest| rest.split_once('/'));
+        match below.and_then(|(oid, rest)| Some((oid.parse().ok()?, rest))) {
+            Some((oid, rest)) => (Self::Tablespace(oid), rest.into()),
+            None => (Self::Data, path.into()),
+        }
+    }
+}
+
 /// A directory to make. Making one again is no error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirSpec {
@@ -230,8 +242,23 @@ pub trait BackupReader: Send + Sync {
     fn proofs(&self) -> Result<Option<Vec<FileProof>>, CatalogError>;
     /// Opens a file.
     fn open(&self, root: Root, path: &Utf8Path) -> Result<Box<dyn Read + Send>, CatalogError>;
+    /// The members of a tree in the order in which they can be read at all, for a backup that lies packed; `None` where
+    /// [`BackupReader::open`] is as good.
+    fn stream(&self, _root: Root) -> Result<Option<Box<dyn MemberStream>>, CatalogError> {
+        Ok(None)
+    }
     /// Opens a file of the sidecar, `None` when there is none of that name.
     fn sidecar(&self, name: &str) -> Result<Option<Box<dyn Read + Send>>, CatalogError>;
+}
+
+/// The members of a packed tree, one after the other.
+pub trait MemberStream: Send {
+    /// The next member with its bytes, which must be read before the next one is asked for; what is left of them is passed
+    /// over. `None` at the end, when the archive was whole.
+    ///
+    /// # Errors
+    /// An archive that cannot be read, or is cut off.
+    fn next(&mut self) -> std::io::Result<Option<(crate::model::Entry, Box<dyn Read + Send>)>>;
 }
 
 /// Why a lease was taken.

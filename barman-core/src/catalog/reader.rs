@@ -11,7 +11,7 @@ use super::sidecar::read_proofs;
 use super::walk::{Found, walk};
 use super::{BackupReader, CatalogError, FileProof, Root};
 use crate::io::{FileKind, IoError};
-use crate::model::{BackupInfo, Entry, EntryKind};
+use crate::model::{BackupId, BackupInfo, Entry, EntryKind};
 
 /// Reads one backup.
 pub(super) struct LocalReader {
@@ -89,11 +89,19 @@ impl BackupReader for LocalReader {
     }
 
     fn sidecar(&self, name: &str) -> Result<Option<Box<dyn Read + Send>>, CatalogError> {
-        let sidecar = self.shared.paths.sidecar(&self.info.id);
-        match self.shared.disk.open_read(&sidecar.join(name)) {
-            Ok(file) => Ok(Some(Box::new(file))),
-            Err(e) if e.is_not_found() => Ok(None),
-            Err(e) => Err(e.into()),
-        }
+        sidecar(&self.shared, &self.info.id, name)
+    }
+}
+
+/// A file of the sidecar of a backup.
+pub(super) fn sidecar(
+    shared: &Shared,
+    id: &BackupId,
+    name: &str,
+) -> Result<Option<Box<dyn Read + Send>>, CatalogError> {
+    match shared.disk.open_read(&shared.paths.sidecar(id).join(name)) {
+        Ok(file) => Ok(Some(Box::new(file))),
+        Err(e) if e.is_not_found() => Ok(None),
+        Err(e) => Err(e.into()),
     }
 }

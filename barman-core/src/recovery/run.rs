@@ -12,7 +12,7 @@ use super::settle::{self, ConfigReport};
 use super::verify::Verifying;
 use super::{RecoveryError, RecoveryPlan, TreePlan, WalPlan};
 use crate::backup::{Throttle, top_mode};
-use crate::catalog::{BackupReader, FileProof, Root};
+use crate::catalog::{BackupReader, FileProof, MemberStream, Root};
 use crate::ctx::{Cancel, Ctx, Event, Unit};
 use crate::format::wal_page::Expectations;
 use crate::model::{Entry, FileTime, WalFileName};
@@ -199,6 +199,16 @@ impl Run<'_> {
                 Root::Tablespace(oid) => format!("Restoring tablespace {oid}"),
             };
             self.stage(&stage, bytes);
+            if let Some(members) = self.reader.stream(tree.root)? {
+                let unverified =
+                    files.iter().filter(|f| f.is_file() && proof_of(&proofs, tree.root, &f.path).is_none());
+                report.unverified += unverified.count() as u64;
+                let (written, size) = self.write_members(tree, members, &proofs)?;
+                self.ctx.progress.event(&Event::StageFinished);
+                report.files += written;
+                report.bytes += size;
+                continue;
+            }
             let mut files: Vec<Entry> = files.into_iter().filter(Entry::is_file).collect();
             files.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.path.cmp(&b.path)));
             let unverified = files.iter().filter(|f| proof_of(&proofs, tree.root, &f.path).is_none()).count();
@@ -214,6 +224,34 @@ impl Run<'_> {
             report.bytes += size;
         }
         Ok(())
+    }
+
+    /// Writes the files of a packed tree in the order in which they come.
+    fn write_members(
+        &self,
+        tree: &TreePlan,
+        members: Box<dyn MemberStream>,
+        proofs: &Option<ProofTable>,
+    ) -> Result<(u64, u64), RecoveryError> {
+        let members = Mutex::new(members);
+        let target = || self.transport.target().to_owned();
+        let location = self.reader.location(tree.root);
+        self.workers(1, &tree.destination, &|stop| {
+            loop {
+                let next = lock(&members).next().map_err(|error| {
+                    let text = format!("{location} cannot be read: {error}; the backup is damaged");
+                    TransportError::Source { target: target(), source: io::Error::new(error.kind(), text) }
+                });
+                let (entry, bytes) = match next {
+                    Ok(Some(member)) => member,
+                    Ok(None) => return None,
+                    Err(error) => return Some(Err(error)),
+                };
+                if entry.is_file() && self.belongs(tree.root, &entry) {
+                    return Some(self.item(tree.root, entry, bytes, proofs, stop));
+                }
+            }
+        })
     }
 
     /// What of a tree is written as it is. `pg_control` comes last, configuration files are rewritten, WAL, links and
@@ -262,6 +300,21 @@ impl Run<'_> {
         proofs: &Option<ProofTable>,
         stop: &Cancel,
     ) -> Result<StoreItem, TransportError> {
+        let bytes = self.reader.open(root, &entry.path).map_err(|e| TransportError::Source {
+            target: self.transport.target().to_owned(),
+            source: io::Error::other(e.to_string()),
+        })?;
+        self.item(root, entry, bytes, proofs, stop)
+    }
+
+    fn item(
+        &self,
+        root: Root,
+        entry: Entry,
+        bytes: Box<dyn Read + Send>,
+        proofs: &Option<ProofTable>,
+        stop: &Cancel,
+    ) -> Result<StoreItem, TransportError> {
         self.go_on(stop)?;
         // Whole files at a time: the rate holds over the restore, not over each moment of it.
         self.throttle.take(
@@ -271,8 +324,6 @@ impl Run<'_> {
         )?;
         let source =
             |e: io::Error| TransportError::Source { target: self.transport.target().to_owned(), source: e };
-        let bytes =
-            self.reader.open(root, &entry.path).map_err(|e| source(io::Error::other(e.to_string())))?;
         let proof = proof_of(proofs, root, &entry.path);
         if let Some(proof) = proof
             && proof.size != entry.size
