@@ -6,17 +6,13 @@ use std::time::Duration;
 
 use barman_benches::{quick, rows};
 use barman_core::codec::{Level, Method, compressor};
-use barman_core::ctx::{Cancel, Ctx, Silent};
+use barman_core::ctx::Cancel;
 use barman_core::pipe::{StreamOptions, compress_stream, pump};
-use barman_testkit::clock::StepClock;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use time::OffsetDateTime;
 
 fn pipeline(c: &mut Criterion) {
     let bytes = rows(32 << 20);
-    let clock = StepClock::at(OffsetDateTime::UNIX_EPOCH);
     let cancel = Cancel::new();
-    let ctx = Ctx { clock: &clock, progress: &Silent, cancel: &cancel };
     let mut group = c.benchmark_group("pipeline");
     group.throughput(Throughput::Bytes(bytes.len() as u64)).measurement_time(Duration::from_secs(3));
     group.bench_function("pump", |b| {
@@ -29,7 +25,7 @@ fn pipeline(c: &mut Criterion) {
                 b.iter(|| {
                     let options = StreamOptions { workers, frame_size: 4 << 20 };
                     let mut from = Cursor::new(black_box(&bytes));
-                    compress_stream(&mut from, &mut sink(), &*compressor, options, &ctx)
+                    compress_stream(&mut from, &mut sink(), &*compressor, options, &cancel)
                         .map(|report| report.packed_len)
                         .unwrap_or_default()
                 });

@@ -6,7 +6,7 @@
 use std::io::{self, BufRead, Read};
 
 use barman_core::codec::{Algorithm, CodecError, Compressor, FrameEncoder};
-use barman_core::ctx::{Cancel, Ctx, Silent, SystemClock};
+use barman_core::ctx::Cancel;
 use barman_core::pipe;
 
 /// Pairs of (count, byte).
@@ -72,11 +72,10 @@ impl Read for Runs<'_> {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut segment = b"a record, then nothing until the end of the segment".to_vec();
     segment.resize(16 << 20, 0);
-    let (clock, cancel) = (SystemClock::utc(), Cancel::new());
-    let ctx = Ctx { clock: &clock, progress: &Silent, cancel: &cancel };
+    let cancel = Cancel::new();
     let mut packed = Vec::new();
     let options = pipe::StreamOptions { workers: 2, frame_size: 4 << 20 };
-    pipe::compress_stream(&mut &segment[..], &mut packed, &RunLength, options, &ctx)?;
+    pipe::compress_stream(&mut &segment[..], &mut packed, &RunLength, options, &cancel)?;
     let mut plain = Vec::new();
     RunLength.decoder(Box::new(&packed[..]))?.read_to_end(&mut plain)?;
     assert_eq!(plain, segment);

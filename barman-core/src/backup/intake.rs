@@ -4,11 +4,13 @@
 use std::collections::HashMap;
 use std::io::Write;
 
+use bytes::Bytes;
 use camino::{Utf8Path, Utf8PathBuf};
 
+use super::pack::Packer;
 use super::page_check::{PageCheck, PageLayout, Suspect};
 use super::streaming::clean;
-use super::{BackupError, Begin, CorruptPage};
+use super::{BackupError, Begin, CorruptPage, Packing};
 use crate::catalog::{BackupSpace, CatalogError, DirSpec, FileProof, FileSink, FileSpec, Root};
 use crate::ctx::{Ctx, Event};
 use crate::format::manifest::{ChecksumAlgorithm, ManifestFile, crc32c_checksum, read_manifest};
@@ -44,7 +46,11 @@ pub(super) struct Intake<'a> {
     layout: Option<PageLayout>,
     ctx: &'a Ctx<'a>,
     state: State,
-    proofs: Vec<FileProof>,
+    /// Every file that was received, packed or not.
+    received: Vec<FileProof>,
+    /// The archives that were stored.
+    archives: Vec<FileProof>,
+    packing: Option<&'a Packing>,
     label: Vec<u8>,
     manifest: Vec<u8>,
     suspects: Vec<(Root, Utf8PathBuf, Suspect)>,
@@ -55,15 +61,45 @@ pub(super) struct Intake<'a> {
 
 enum State {
     Nothing,
-    Archive { root: Root, parser: Box<Parser>, file: Option<Current> },
+    Archive(Box<Archive>),
     Manifest,
+}
+
+/// The archive that is coming.
+struct Archive {
+    root: Root,
+    parser: Parser,
+    file: Option<Current>,
+    packer: Option<Packer>,
 }
 
 /// The file that is coming.
 struct Current {
     path: Utf8PathBuf,
-    sink: Box<dyn FileSink>,
+    to: To,
     pages: Option<PageCheck>,
+}
+
+/// Where the bytes of a file go.
+enum To {
+    File(Box<dyn FileSink>),
+    /// Into the archive, as they are; here they are only summed.
+    Archive {
+        proof: FileProof,
+    },
+}
+
+impl To {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match self {
+            Self::File(sink) => sink.write_all(bytes),
+            Self::Archive { proof } => {
+                proof.crc32c = crc32c::crc32c_append(proof.crc32c, bytes);
+                proof.size += bytes.len() as u64;
+                Ok(())
+            }
+        }
+    }
 }
 
 impl<'a> Intake<'a> {
@@ -71,6 +107,7 @@ impl<'a> Intake<'a> {
         space: &'a dyn BackupSpace,
         begin: &'a Begin,
         layout: Option<PageLayout>,
+        packing: Option<&'a Packing>,
         ctx: &'a Ctx<'a>,
     ) -> Self {
         Self {
@@ -79,7 +116,9 @@ impl<'a> Intake<'a> {
             layout,
             ctx,
             state: State::Nothing,
-            proofs: Vec::new(),
+            received: Vec::new(),
+            archives: Vec::new(),
+            packing,
             label: Vec::new(),
             manifest: Vec::new(),
             suspects: Vec::new(),
@@ -90,8 +129,16 @@ impl<'a> Intake<'a> {
 
     /// Ends the archive that was being received.
     fn close(&mut self) -> Result<(), BackupError> {
-        if let State::Archive { root, parser, .. } = std::mem::replace(&mut self.state, State::Nothing) {
-            parser.finish().map_err(|error| self.broken(root, &error.to_string()))?;
+        if let State::Archive(open) = std::mem::replace(&mut self.state, State::Nothing) {
+            let Archive { root, parser, packer, .. } = *open;
+            let end = parser.finish().map_err(|error| self.broken(root, &error.to_string()))?;
+            if let Some(packer) = packer {
+                // Servers before 15 leave the mark out.
+                if end == tar::End::Unmarked {
+                    packer.push(Bytes::from_static(&tar::END_OF_ARCHIVE));
+                }
+                self.archives.push(packer.finish()?);
+            }
             self.complete.push(root);
         }
         Ok(())
@@ -112,22 +159,31 @@ impl<'a> Intake<'a> {
         };
         match &member.kind {
             tar::Kind::Directory => {
-                self.space.dir(DirSpec { root, path, mode: member.mode })?;
+                if self.packing.is_none() {
+                    self.space.dir(DirSpec { root, path, mode: member.mode })?;
+                }
                 Ok(None)
             }
             tar::Kind::File => {
                 let (mode, mtime, size) = (member.mode, member.mtime, member.size);
-                let sink = self.space.file(FileSpec { root, path: path.clone(), mode, mtime, size })?;
+                let to = if self.packing.is_some() {
+                    let (path, crc32c, sha256) = (path.clone(), 0, None);
+                    To::Archive { proof: FileProof { root, path, size: 0, mtime, mode, crc32c, sha256 } }
+                } else {
+                    To::File(self.space.file(FileSpec { root, path: path.clone(), mode, mtime, size })?)
+                };
                 let pages = match (self.layout, RelFile::parse(&path)) {
                     (Some(layout), Some(file)) => Some(PageCheck::new(layout, file)),
                     _ => None,
                 };
-                Ok(Some(Current { path, sink, pages }))
+                Ok(Some(Current { path, to, pages }))
             }
             tar::Kind::Symlink(_) => {
                 match path.strip_prefix("pg_tblspc").ok().map(|oid| oid.as_str().parse()) {
                     Some(Ok(oid)) if root == Root::Data => {
-                        self.space.tablespace_link(oid)?;
+                        if self.packing.is_none() {
+                            self.space.tablespace_link(oid)?;
+                        }
                         Ok(None)
                     }
                     _ => Err(self.broken(root, &format!("'{path}' is a symbolic link"))),
@@ -140,33 +196,41 @@ impl<'a> Intake<'a> {
     }
 
     fn end_member(&mut self, root: Root, current: Current) -> Result<(), BackupError> {
-        let Current { path, sink, pages } = current;
+        let Current { path, to, pages } = current;
         let suspects = pages.map(PageCheck::finish).unwrap_or_default();
         self.suspects.extend(suspects.into_iter().map(|suspect| (root, path.clone(), suspect)));
-        self.proofs.push(sink.finish()?);
+        self.received.push(match to {
+            To::File(sink) => sink.finish()?,
+            To::Archive { proof } => proof,
+        });
         Ok(())
     }
 
-    fn archive_data(&mut self, mut input: &[u8]) -> Result<(), BackupError> {
+    fn archive_data(&mut self, bytes: &Bytes) -> Result<(), BackupError> {
+        let mut input = bytes.as_ref();
         self.bytes += input.len() as u64;
         self.ctx.progress.event(&Event::Advanced { by: input.len() as u64 });
-        let State::Archive { root, mut parser, mut file } =
-            std::mem::replace(&mut self.state, State::Nothing)
-        else {
+        let State::Archive(mut open) = std::mem::replace(&mut self.state, State::Nothing) else {
             return Err(self.broken(Root::Data, "data came that belongs to no archive"));
         };
+        if let Some(packer) = open.packer.take_if(|packer| !packer.push(bytes.clone())) {
+            // It has failed, and says why.
+            return packer.finish().map(drop);
+        }
+        let Archive { root, parser, file, .. } = &mut *open;
+        let root = *root;
         while let Some(event) = parser.next(&mut input).map_err(|e| self.broken(root, &e.to_string()))? {
             match event {
-                tar::Event::Member(member) => file = self.begin_member(root, &member)?,
+                tar::Event::Member(member) => *file = self.begin_member(root, &member)?,
                 tar::Event::Data(bytes) => {
-                    let Some(current) = &mut file else { continue };
+                    let Some(current) = file else { continue };
                     if root == Root::Data && current.path == LABEL && self.label.len() < LONGEST_LABEL {
                         self.label.extend_from_slice(bytes);
                     }
                     if let Some(pages) = &mut current.pages {
                         pages.push(bytes);
                     }
-                    current.sink.write_all(bytes).map_err(|e| self.unwritable(root, &current.path, e))?;
+                    current.to.write(bytes).map_err(|e| self.unwritable(root, &current.path, e))?;
                 }
                 tar::Event::MemberEnd => {
                     if let Some(current) = file.take() {
@@ -176,7 +240,7 @@ impl<'a> Intake<'a> {
                 tar::Event::End => {}
             }
         }
-        self.state = State::Archive { root, parser, file };
+        self.state = State::Archive(open);
         Ok(())
     }
 
@@ -194,7 +258,7 @@ impl<'a> Intake<'a> {
                 return Err(self.broken(root, "its archive did not come"));
             }
         }
-        let has = |path: &str| self.proofs.iter().any(|p| p.root == Root::Data && p.path == path);
+        let has = |path: &str| self.received.iter().any(|p| p.root == Root::Data && p.path == path);
         // The last file of the data directory: archives before 15 have no mark at their end.
         for file in ["global/pg_control", LABEL] {
             if !has(file) {
@@ -213,7 +277,7 @@ impl<'a> Intake<'a> {
             let mut sink = self.space.file(spec)?;
             sink.write_all(&self.manifest)
                 .map_err(|e| self.unwritable(Root::Data, Utf8Path::new(MANIFEST), e))?;
-            self.proofs.push(sink.finish()?);
+            self.archives.push(sink.finish()?);
         }
         let start = self.begin.started.lsn;
         // Replay of the backup's own WAL writes the pages anew that changed since the start.
@@ -228,13 +292,17 @@ impl<'a> Intake<'a> {
         });
         let corrupt: Vec<CorruptPage> = corrupt.collect();
         let label = String::from_utf8_lossy(&self.label).into_owned();
-        Ok(Received { proofs: self.proofs, label, corrupt, bytes: self.bytes })
+        let mut proofs = self.archives;
+        if self.packing.is_none() {
+            proofs.extend(self.received);
+        }
+        Ok(Received { proofs, label, corrupt, bytes: self.bytes })
     }
 
     /// Every file is what the manifest says, and the manifest names every file.
     fn compare(&self) -> Result<(), BackupError> {
         let mut files: HashMap<Root, HashMap<&Utf8Path, &FileProof>> = HashMap::new();
-        for proof in &self.proofs {
+        for proof in &self.received {
             files.entry(proof.root).or_default().insert(&proof.path, proof);
         }
         let mut wrong = None;
@@ -285,7 +353,26 @@ impl BaseBackupSink for Intake<'_> {
         self.close()?;
         let root = tablespace.map_or(Root::Data, Root::Tablespace);
         self.space.dir(DirSpec { root, path: Utf8PathBuf::new(), mode: 0o700 })?;
-        self.state = State::Archive { root, parser: Box::default(), file: None };
+        let packer = match self.packing {
+            Some(packing) => {
+                let stem = tablespace.map_or_else(|| "base".to_owned(), |oid| oid.to_string());
+                if tablespace.is_some() {
+                    // The archives of tablespaces lie beside that of the data directory.
+                    self.space.dir(DirSpec { root: Root::Data, path: Utf8PathBuf::new(), mode: 0o700 })?;
+                }
+                let spec = FileSpec {
+                    root: Root::Data,
+                    path: format!("{stem}.{}", packing.ending).into(),
+                    mode: 0o600,
+                    mtime: FileTime { seconds: self.ctx.clock.now().unix_timestamp(), nanos: 0 },
+                    size: 0,
+                };
+                Some(Packer::begin(self.space, spec, packing)?)
+            }
+            None => None,
+        };
+        let parser = Parser::new();
+        self.state = State::Archive(Box::new(Archive { root, parser, file: None, packer }));
         Ok(())
     }
 
@@ -295,11 +382,11 @@ impl BaseBackupSink for Intake<'_> {
         Ok(())
     }
 
-    fn data(&mut self, bytes: &[u8]) -> Result<(), BackupError> {
+    fn data(&mut self, bytes: Bytes) -> Result<(), BackupError> {
         if let State::Manifest = self.state {
-            self.manifest.extend_from_slice(bytes);
+            self.manifest.extend_from_slice(&bytes);
             return Ok(());
         }
-        self.archive_data(bytes)
+        self.archive_data(&bytes)
     }
 }

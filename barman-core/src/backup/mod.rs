@@ -5,6 +5,7 @@ mod copy;
 mod dropped;
 pub mod exclude;
 mod intake;
+mod pack;
 mod page_check;
 mod port;
 pub mod reuse;
@@ -19,7 +20,7 @@ mod worker;
 pub use copy::{Connect, CopyExecutor};
 pub use port::{
     BackupError, BackupExecutor, BackupJob, BackupJournal, BackupReport, BackupServer, Begin, CorruptPage,
-    CorruptPagePolicy, End, ReusePlan, ServerFacts, Skipped, Started,
+    CorruptPagePolicy, End, Packing, ReusePlan, ServerFacts, Skipped, Started,
 };
 pub use session::PgBackupServer;
 pub use streaming::{ConnectStream, StreamingExecutor};

@@ -8,6 +8,7 @@ use camino::Utf8PathBuf;
 use time::OffsetDateTime;
 
 use crate::catalog::{BackupReader, BackupSpace, CatalogError, FileProof, Root};
+use crate::codec::Compressor;
 use crate::ctx::{Cancelled, Ctx};
 use crate::model::{
     BackupId, BackupMethod, Check, Lsn, PgVersion, PyValue, SegmentSize, ServerName, SystemId, Tablespace,
@@ -64,6 +65,19 @@ pub struct BackupJob {
     pub keepalive: Duration,
     /// What to do with pages whose checksum is wrong.
     pub corrupt_pages: CorruptPagePolicy,
+    /// Store tar archives packed like this instead of files; for the replication protocol only.
+    pub packing: Option<Packing>,
+}
+
+/// How the archives of a base backup are packed.
+#[derive(Clone)]
+pub struct Packing {
+    /// What packs them.
+    pub compressor: Arc<dyn Compressor>,
+    /// How many frames are packed at a time.
+    pub workers: usize,
+    /// The ending of their names: `tar`, `tar.gz` …
+    pub ending: &'static str,
 }
 
 /// Where unchanged files come from.

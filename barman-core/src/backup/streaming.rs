@@ -119,7 +119,7 @@ impl StreamingExecutor<'_> {
             block_size: begin.server.block_size,
             blocks_per_file: begin.server.blocks_per_file,
         });
-        let mut intake = Intake::new(space, &begin, layout, ctx);
+        let mut intake = Intake::new(space, &begin, layout, job.packing.as_ref(), ctx);
         let received =
             attended(server, job.keepalive, &stop, ctx, || receive(&mut stream, &start, &mut intake, ctx))?;
         stream.close();

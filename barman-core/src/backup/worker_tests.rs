@@ -233,6 +233,7 @@ fn run(script: &[Act]) -> Result<Harvest, BackupError> {
         reuse: None,
         keepalive: Duration::ZERO,
         corrupt_pages: CorruptPagePolicy::Warn,
+        packing: None,
     };
     let tree =
         Tree { root: Root::Data, source: "/pg".into(), label: "pgdata".to_owned(), foreign: Vec::new() };

@@ -69,6 +69,11 @@ pub fn compressor(
     by_algorithm(method.algorithm(), level, filters)
 }
 
+/// The compressor of an algorithm at a level. `custom` cannot be had without filters.
+pub fn packing(algorithm: Algorithm, level: Level) -> Result<Box<dyn Compressor>, CodecError> {
+    by_algorithm(algorithm, level, None)
+}
+
 /// What reads an algorithm back. `custom` needs filters, the others ignore them.
 pub fn decompressor(
     algorithm: Algorithm,

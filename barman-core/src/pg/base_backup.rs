@@ -112,7 +112,7 @@ pub trait BaseBackupSink: Send {
     fn manifest(&mut self) -> Result<(), Self::Error>;
 
     /// The next bytes of what began last.
-    fn data(&mut self, bytes: &[u8]) -> Result<(), Self::Error>;
+    fn data(&mut self, bytes: Bytes) -> Result<(), Self::Error>;
 }
 
 /// What goes to the thread of the sink.
@@ -182,7 +182,7 @@ fn store<S: BaseBackupSink>(sink: &mut S, mut waiting: mpsc::Receiver<Part>) -> 
         match part {
             Part::Archive(tablespace) => sink.archive(tablespace)?,
             Part::Manifest => sink.manifest()?,
-            Part::Data(bytes) => sink.data(&bytes)?,
+            Part::Data(bytes) => sink.data(bytes)?,
         }
     }
     Ok(())

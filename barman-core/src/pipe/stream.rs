@@ -3,7 +3,7 @@
 use std::io::{self, BufReader, Read, Write};
 
 use crate::codec::{Algorithm, Compressor};
-use crate::ctx::{Cancel, Ctx};
+use crate::ctx::Cancel;
 
 use super::{BufferPool, Parallel, PipeError, parallel_map_ordered};
 
@@ -46,9 +46,9 @@ pub fn compress_stream(
     writer: &mut dyn Write,
     compressor: &dyn Compressor,
     options: StreamOptions,
-    ctx: &Ctx<'_>,
+    cancel: &Cancel,
 ) -> Result<StreamReport, PipeError> {
-    compress_stream_with(reader, writer, compressor, options, ctx, &mut |_| {})
+    compress_stream_with(reader, writer, compressor, options, cancel, &mut |_| {})
 }
 
 /// Compresses all of `reader` into `writer` and tells of each frame after it was written.
@@ -62,15 +62,15 @@ pub fn compress_stream_with(
     writer: &mut dyn Write,
     compressor: &dyn Compressor,
     options: StreamOptions,
-    ctx: &Ctx<'_>,
+    cancel: &Cancel,
     each: &mut dyn FnMut(Frame),
 ) -> Result<StreamReport, PipeError> {
     if compressor.algorithm() == Algorithm::None {
-        let len = pump(reader, writer, ctx.cancel)?;
+        let len = pump(reader, writer, cancel)?;
         return Ok(StreamReport { plain_len: len, packed_len: len, frames: 1 });
     }
     if !compressor.concatenable() {
-        return whole(reader, writer, compressor, ctx);
+        return whole(reader, writer, compressor, cancel);
     }
     let parallel = Parallel::new(options.workers);
     let in_flight = parallel.workers.max(1) + parallel.queue;
@@ -82,7 +82,7 @@ pub fn compress_stream_with(
         if ended {
             return None;
         }
-        let read = pool.take(ctx.cancel).map_err(PipeError::from).and_then(|mut piece| {
+        let read = pool.take(cancel).map_err(PipeError::from).and_then(|mut piece| {
             piece.fill_from(&mut *reader).map_err(PipeError::Read)?;
             Ok(piece)
         });
@@ -99,10 +99,10 @@ pub fn compress_stream_with(
     parallel_map_ordered(
         pieces,
         parallel,
-        ctx.cancel,
+        cancel,
         || compressor.encoder(),
         |encoder, piece| {
-            let mut frame = frames.take(ctx.cancel)?;
+            let mut frame = frames.take(cancel)?;
             encoder.encode(&piece, &mut frame)?;
             Ok((piece.len() as u64, frame))
         },
@@ -129,17 +129,17 @@ fn whole(
     reader: &mut (dyn Read + Send),
     writer: &mut dyn Write,
     compressor: &dyn Compressor,
-    ctx: &Ctx<'_>,
+    cancel: &Cancel,
 ) -> Result<StreamReport, PipeError> {
     let mut counted = Counted { inner: reader, len: 0, failed: None };
     let streamed = compressor
         .encode_stream(Box::new(BufReader::new(&mut counted)))
-        .map(|packed| pump(&mut *packed?, writer, ctx.cancel));
+        .map(|packed| pump(&mut *packed?, writer, cancel));
     let packed = streamed.unwrap_or_else(|| {
         let (mut plain, mut frame) = (Vec::new(), Vec::new());
         counted.read_to_end(&mut plain).map_err(PipeError::Read)?;
         compressor.encoder().encode(&plain, &mut frame)?;
-        pump(&mut &frame[..], writer, ctx.cancel)
+        pump(&mut &frame[..], writer, cancel)
     });
     match (packed, counted.failed) {
         // The encoder reports what its source said as its own trouble.

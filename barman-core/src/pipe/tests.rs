@@ -3,34 +3,10 @@
 use std::io::{self, Read, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
-
-use time::{OffsetDateTime, UtcOffset};
 
 use super::*;
 use crate::codec::{Algorithm, Compressor, CustomFilters, Level, Method, compressor, decompressor};
-use crate::ctx::{Cancel, Cancelled, Clock, Ctx, Silent};
-
-struct NoClock;
-
-impl Clock for NoClock {
-    fn now(&self) -> OffsetDateTime {
-        OffsetDateTime::UNIX_EPOCH
-    }
-    fn offset_at(&self, _: OffsetDateTime) -> UtcOffset {
-        UtcOffset::UTC
-    }
-    fn pause(&self, _: Duration, cancel: &Cancel) -> Result<(), Cancelled> {
-        cancel.check()
-    }
-    fn monotonic(&self) -> Duration {
-        Duration::ZERO
-    }
-}
-
-fn ctx(cancel: &Cancel) -> Ctx<'_> {
-    Ctx { clock: &NoClock, progress: &Silent, cancel }
-}
+use crate::ctx::{Cancel, Cancelled};
 
 #[derive(Debug, PartialEq)]
 enum Trouble {
@@ -254,15 +230,11 @@ fn a_stream_comes_back_and_frames_can_be_read_alone() {
         for codec in codecs() {
             let (mut packed, mut frames) = (Vec::new(), Vec::new());
             let mut source = Source::new(&plain, false);
-            let report = compress_stream_with(
-                &mut source,
-                &mut packed,
-                &*codec,
-                OPTIONS,
-                &ctx(&cancel),
-                &mut |frame| frames.push(frame),
-            )
-            .unwrap();
+            let report =
+                compress_stream_with(&mut source, &mut packed, &*codec, OPTIONS, &cancel, &mut |frame| {
+                    frames.push(frame)
+                })
+                .unwrap();
             let mut back = Vec::new();
             codec.decoder(Box::new(&packed[..])).unwrap().read_to_end(&mut back).unwrap();
             assert!(back == plain, "{} {len}", codec.algorithm());
@@ -289,7 +261,7 @@ fn a_source_that_fails_anywhere_is_the_error() {
     for codec in codecs() {
         for at in (0..plain.len()).step_by(if codec.concatenable() { 97 } else { 1500 }) {
             let mut source = Source::new(&plain[..at], true);
-            let result = compress_stream(&mut source, &mut io::sink(), &*codec, OPTIONS, &ctx(&cancel));
+            let result = compress_stream(&mut source, &mut io::sink(), &*codec, OPTIONS, &cancel);
             let Err(PipeError::Read(e)) = result else { panic!("{} {at}: {result:?}", codec.algorithm()) };
             assert_eq!(e.raw_os_error(), Some(5));
         }
@@ -302,10 +274,10 @@ fn a_destination_that_fails_anywhere_is_the_error_and_holds_what_came_before() {
     let plain = sample(5000);
     for codec in codecs() {
         let mut whole = Vec::new();
-        compress_stream(&mut &plain[..], &mut whole, &*codec, OPTIONS, &ctx(&cancel)).unwrap();
+        compress_stream(&mut &plain[..], &mut whole, &*codec, OPTIONS, &cancel).unwrap();
         for room in (0..whole.len()).step_by(if codec.concatenable() { 97 } else { 900 }) {
             let mut full = Full(Vec::new(), room);
-            let result = compress_stream(&mut &plain[..], &mut full, &*codec, OPTIONS, &ctx(&cancel));
+            let result = compress_stream(&mut &plain[..], &mut full, &*codec, OPTIONS, &cancel);
             let Err(PipeError::Write(e)) = result else { panic!("{} {room}: {result:?}", codec.algorithm()) };
             assert_eq!(e.raw_os_error(), Some(28));
             assert!(full.0 == whole[..room], "{}", codec.algorithm());
@@ -336,7 +308,7 @@ fn a_cancelled_stream_ends() {
         let cancel = Cancel::new();
         *seen.lock().unwrap() = 0;
         let mut flag = Flag(&seen, &cancel);
-        let result = compress_stream(&mut endless, &mut flag, &*codec, OPTIONS, &ctx(&cancel));
+        let result = compress_stream(&mut endless, &mut flag, &*codec, OPTIONS, &cancel);
         assert!(matches!(result, Err(PipeError::Cancelled(_))), "{} {result:?}", codec.algorithm());
     }
     cancel.cancel();

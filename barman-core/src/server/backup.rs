@@ -9,10 +9,11 @@ use time::OffsetDateTime;
 use super::{Server, ServerError};
 use crate::backup::{
     BackupError, BackupExecutor, BackupJob, BackupJournal, Begin, CopyExecutor, CorruptPagePolicy, End,
-    ReusePlan, StreamingExecutor,
+    Packing, ReusePlan, StreamingExecutor,
 };
 use crate::catalog::{BackupSpace, Catalog, CatalogError, Draft, Lease, Purpose, SpaceReport};
-use crate::config::{Operation, ReuseBackup};
+use crate::codec::{self, Algorithm, Level};
+use crate::config::{BackupCompression, Operation, ReuseBackup};
 use crate::ctx::{Cancel, Ctx};
 use crate::format::text::{human_duration, percentage, pretty_size};
 use crate::format::timestamp::python_str;
@@ -108,6 +109,7 @@ impl Server {
         draft.server_name = Some(self.name().clone());
         draft.backup_name = options.name.clone();
         draft.mode = Some(executor.method());
+        draft.compression = self.config.options.backup_compression.map(|c| c.as_str().to_owned());
         let (info, space) = self.catalog.create(Draft { created_at, info: draft })?;
         // While it is being taken nobody removes it, nor the WAL that it may need.
         let _lease = self.catalog.lease(&info.id, Purpose::Backup)?;
@@ -181,6 +183,7 @@ impl Server {
             reuse,
             keepalive: Duration::from_secs(u64::try_from(options.keepalive_interval).unwrap_or(0)),
             corrupt_pages: CorruptPagePolicy::Warn,
+            packing: self.packing()?,
         };
         let journal =
             Journal { server: self, id: info.id, ctx: *ctx, segment_size: Cell::new(SegmentSize::DEFAULT) };
@@ -216,6 +219,24 @@ impl Server {
             ctx.info(format!("Backup end at LSN: {lsn} ({wal}, {offset:08X})"));
         }
         Ok(info)
+    }
+
+    /// How the archives of a base backup are packed, where `backup_compression` asks for archives.
+    fn packing(&self) -> Result<Option<Packing>, ServerError> {
+        let options = &self.config.options;
+        let Some(wanted) = options.backup_compression else { return Ok(None) };
+        let (algorithm, ending) = match wanted {
+            BackupCompression::Gzip => (Algorithm::Gzip, "tar.gz"),
+            BackupCompression::Lz4 => (Algorithm::Lz4, "tar.lz4"),
+            BackupCompression::Zstd => (Algorithm::Zstd, "tar.zst"),
+            BackupCompression::None => (Algorithm::None, "tar"),
+        };
+        let level = options.backup_compression_level.map_or(Level::Medium, |number| {
+            Level::Number(i32::try_from(number).unwrap_or(if number < 0 { i32::MIN } else { i32::MAX }))
+        });
+        let compressor = Arc::from(codec::packing(algorithm, level)?);
+        let own = options.backup_compression_workers.and_then(|n| usize::try_from(n).ok());
+        Ok(Some(Packing { compressor, workers: own.unwrap_or(0).max(self.host.workers).max(1), ending }))
     }
 
     /// What can be taken from another backup, and the lease that keeps it there; `None` when it goes away just now.

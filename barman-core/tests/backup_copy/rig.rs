@@ -103,6 +103,7 @@ impl Rig {
             reuse: None,
             keepalive: Duration::ZERO,
             corrupt_pages: CorruptPagePolicy::Fail,
+            packing: None,
         };
         let begin = "1/0".parse().unwrap();
         let cancel = Cancel::new();
