@@ -398,3 +398,73 @@ fn packed(major: u32) {
 }
 
 majors! { packed: packed10 10 packed11 11 packed12 12 packed13 13 packed14 14 packed15 15 packed16 16 packed17 17 packed18 18 }
+
+/// I24: before 13 there is no manifest to compare with; what was stored is known all the same.
+#[test]
+fn i24_damage_of_a_packed_backup_without_a_manifest_is_found() {
+    if pg::require(12).is_none() {
+        return;
+    }
+    let mut scene = scene(12);
+    scene.world.server("main").option("backup_compression", "none");
+    scene.ours(&["backup", "--wait", "main"]);
+    let id = scene.ids().pop().unwrap();
+    let path = scene.base(&id).join("data/base.tar");
+    let mut bytes = fs::read(&path).unwrap();
+    // In the body of a table, where no header of the archive is.
+    let at = bytes.windows(20).rposition(|piece| piece == [b'x'; 20]).unwrap();
+    bytes[at] = b'y';
+    fs::write(&path, bytes).unwrap();
+    let destination = scene.world.path().join("damaged");
+    let place = scene.relocation(&destination);
+    let words = ["restore", "--tablespace", &place, "main", &id, destination.as_str()];
+    let run = scene.world.barman(&words).unwrap();
+    assert_eq!(run.code(), Some(1), "{run}");
+    assert!(run.stderr.contains(path.as_str()), "{run}");
+    assert!(!destination.join("global/pg_control").exists());
+}
+
+/// An archive among the files of the server is one of its files.
+#[test]
+fn an_archive_in_the_data_directory_is_no_packed_backup() {
+    if pg::require(15).is_none() {
+        return;
+    }
+    let mut scene = scene(15);
+    fs::write(scene.cluster.pgdata().join("base.tar.gz"), "old").unwrap();
+    scene.cluster.account().own(scene.cluster.pgdata().join("base.tar.gz")).unwrap();
+    for method in ["local-rsync", "postgres"] {
+        scene.world.server("main").option("backup_method", method);
+        scene.ours(&["backup", "--wait", "main"]);
+        scene.cluster.archive_now().unwrap();
+        scene.ours(&["archive-wal", "main"]);
+        restore(&scene, &|arguments| scene.ours(arguments), &scene.ids().pop().unwrap());
+    }
+}
+
+/// The server is killed and comes back: tried again, over new connections. A limit of the role ends no session.
+#[test]
+fn a_restart_of_the_server_is_waited_out() {
+    if pg::require(15).is_none() {
+        return;
+    }
+    let mut scene = scene(15);
+    scene.cluster.psql("ALTER ROLE postgres SET idle_session_timeout = '500ms'").unwrap();
+    let server = scene.world.server("main").option("basebackup_retry_times", "5");
+    server.option("basebackup_retry_sleep", "1");
+    let mut command =
+        scene.world.barman_command(&["backup", "--wait", "--bwlimit", "12000", "main"]).unwrap();
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait("a backup", || scene.infos().values().any(|info| info.get("status") == "STARTED"));
+    std::thread::sleep(Duration::from_millis(300));
+    scene.cluster.kill9().unwrap();
+    scene.cluster.start().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.contains("is tried again in 1 seconds"), "{said}");
+    let (id, info) = scene.infos().pop_last().unwrap();
+    assert_eq!(info.get("status"), "DONE");
+    scene.cluster.archive_now().unwrap();
+    scene.ours(&["archive-wal", "main"]);
+    restore(&scene, &|arguments| scene.ours(arguments), &id);
+}

@@ -89,8 +89,15 @@ impl BackupExecutor for CopyExecutor<'_> {
         refuse_in_place(&facts)?;
         let label = format!("Barman backup {} {}", job.server, job.id);
         let started = server.start(&label, job.immediate_checkpoint)?;
-        let begin = Begin { started, server: facts };
-        let copied = journal.started(&begin).and_then(|()| {
+        // A tablespace that was made while the checkpoint went on is not made again by replay.
+        let begin = match server.facts() {
+            Ok(facts) => Begin { started, server: facts },
+            Err(error) => {
+                let _ = server.abandon();
+                return Err(error);
+            }
+        };
+        let copied = refuse_in_place(&begin.server).and_then(|()| journal.started(&begin)).and_then(|()| {
             let stop = Cancel::new();
             let run = Run { job, space, begin: &begin, transport: self.transport, stop: &stop, ctx };
             attended(server.as_mut(), job.keepalive, &stop, ctx, || run.copy_everything())

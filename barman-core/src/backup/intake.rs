@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io::Write;
 
 use bytes::Bytes;
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
 
 use super::pack::Packer;
 use super::page_check::{PageCheck, PageLayout, Suspect};
@@ -157,6 +157,9 @@ impl<'a> Intake<'a> {
             let name = String::from_utf8_lossy(&member.path);
             return Err(self.broken(root, &format!("the name '{name}' is not UTF-8")));
         };
+        if !path.components().all(|part| matches!(part, Utf8Component::Normal(_) | Utf8Component::CurDir)) {
+            return Err(self.broken(root, &format!("the path '{path}' does not stay in its tree")));
+        }
         match &member.kind {
             tar::Kind::Directory => {
                 if self.packing.is_none() {
@@ -352,6 +355,10 @@ impl BaseBackupSink for Intake<'_> {
     fn archive(&mut self, tablespace: Option<Oid>) -> Result<(), BackupError> {
         self.close()?;
         let root = tablespace.map_or(Root::Data, Root::Tablespace);
+        let known = |oid| self.begin.server.tablespaces.iter().any(|space| space.oid == oid);
+        if tablespace.is_some_and(|oid| !known(oid)) || self.complete.contains(&root) {
+            return Err(self.broken(root, "an archive came that was not announced"));
+        }
         self.space.dir(DirSpec { root, path: Utf8PathBuf::new(), mode: 0o700 })?;
         let packer = match self.packing {
             Some(packing) => {

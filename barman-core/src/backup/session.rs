@@ -41,6 +41,8 @@ impl BackupServer for PgBackupServer {
     fn facts(&mut self) -> Result<ServerFacts, BackupError> {
         let session = &mut self.session;
         let error = failed("detecting data directory");
+        // It has to live as long as the copy.
+        session.prepare_backup_session().map_err(&error)?;
         let files = session.config_files().map_err(&error)?;
         let checksums = session.show("data_checksums").map_err(&error)?;
         let summarize = match session.version().has_wal_summaries() {

@@ -1,6 +1,7 @@
 //! [`StreamingExecutor`]: a base backup over the replication protocol (`backup_method = postgres`), without
 //! `pg_basebackup`.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
@@ -10,13 +11,13 @@ use super::copy::{Connect, record_corrupt, refuse_in_place};
 use super::intake::Intake;
 use super::page_check::PageLayout;
 use super::{
-    BackupError, BackupExecutor, BackupJob, BackupJournal, BackupReport, BackupServer, Begin,
-    CorruptPagePolicy, End, Started,
+    BackupError, BackupExecutor, BackupJob, BackupJournal, BackupReport, Begin, CorruptPagePolicy, End,
+    ServerFacts, Started,
 };
 use crate::catalog::BackupSpace;
 use crate::ctx::{Cancel, Ctx, Event, Unit};
-use crate::format::text::human_duration;
-use crate::model::{BackupMethod, Check, PyValue};
+use crate::format::text::{human_duration, with_reasons};
+use crate::model::{BackupMethod, Check, Oid, PyValue};
 use crate::pg::{BaseBackupEnd, BaseBackupRequest, BaseBackupStart, PgError, Session, StreamError};
 
 /// Opens a replication connection that the flag ends.
@@ -51,15 +52,15 @@ impl BackupExecutor for StreamingExecutor<'_> {
         journal: &dyn BackupJournal,
         ctx: &Ctx<'_>,
     ) -> Result<BackupReport, BackupError> {
-        let mut server = (self.connect)(ctx)?;
         let mut left = job.retry_times;
         loop {
-            match self.attempt(job, server.as_mut(), space, journal, ctx) {
+            match self.attempt(job, space, journal, ctx) {
                 // What may be over when it is tried again. Everything is received anew.
-                Err(BackupError::Server { source, .. }) if left > 0 && is_passing(&source) => {
+                Err(error) if left > 0 && is_passing(&error) => {
                     left -= 1;
+                    let reason = with_reasons(&error);
                     ctx.warn(format!(
-                        "{source}: the backup is tried again in {} seconds ({left} further attempts)",
+                        "{reason}: the backup is tried again in {} seconds ({left} further attempts)",
                         job.retry_sleep.as_secs()
                     ));
                     ctx.clock.pause(job.retry_sleep, ctx.cancel)?;
@@ -70,9 +71,12 @@ impl BackupExecutor for StreamingExecutor<'_> {
     }
 }
 
-fn is_passing(error: &PgError) -> bool {
-    !matches!(error, PgError::Cancelled)
-        && (error.is_lost() || error.sqlstate().is_some_and(|s| s.starts_with("57P")))
+fn is_passing(error: &BackupError) -> bool {
+    match error {
+        BackupError::SessionLost => true,
+        BackupError::Server { source, .. } => source.is_lost() || source.is_transient(),
+        _ => false,
+    }
 }
 
 fn failed(source: PgError) -> BackupError {
@@ -86,30 +90,35 @@ impl StreamingExecutor<'_> {
     fn attempt(
         &self,
         job: &BackupJob,
-        server: &mut dyn BackupServer,
         space: &dyn BackupSpace,
         journal: &dyn BackupJournal,
         ctx: &Ctx<'_>,
     ) -> Result<BackupReport, BackupError> {
+        let mut server = (self.connect)(ctx)?;
+        let server = server.as_mut();
         let facts = server.facts()?;
         refuse_in_place(&facts)?;
         let stop = Cancel::new();
-        let mut stream = (self.stream)(&stop)?;
-        let identity = stream.identify_system().map_err(failed)?;
-        if identity.system_id != facts.system_id {
-            return Err(BackupError::Identity(format!(
-                "conninfo leads to the system {} and streaming_conninfo to {}: correct one of them",
-                facts.system_id, identity.system_id
-            )));
-        }
         let label = format!("Barman backup {} {}", job.server, job.id);
         let request =
             BaseBackupRequest { label: &label, fast: job.immediate_checkpoint, max_rate: job.bandwidth };
         let time = server.now()?;
+        let own = facts.system_id;
         // A spread checkpoint takes minutes.
-        let start = attended(server, job.keepalive, &stop, ctx, || {
-            stream.start_base_backup(&request).map_err(failed)
+        let (mut stream, start) = attended(server, job.keepalive, &stop, ctx, || {
+            let mut stream = (self.stream)(&stop)?;
+            let theirs = stream.identify_system().map_err(failed)?.system_id;
+            if theirs != own {
+                return Err(BackupError::Identity(format!(
+                    "conninfo leads to the system {own} and streaming_conninfo to {theirs}: correct one of them"
+                )));
+            }
+            let start = stream.start_base_backup(&request).map_err(failed)?;
+            Ok((stream, start))
         })?;
+        // What was made or dropped while the checkpoint went on.
+        let facts = server.facts()?;
+        same_tablespaces(&facts, &start)?;
         let begin =
             Begin { started: Started { lsn: start.lsn, timeline: start.timeline, time }, server: facts };
         journal.started(&begin)?;
@@ -159,6 +168,18 @@ impl StreamingExecutor<'_> {
             corrupt_pages: intake.corrupt,
         })
     }
+}
+
+/// What is sent must be what is recorded: a restore knows no other tablespaces.
+fn same_tablespaces(facts: &ServerFacts, start: &BaseBackupStart) -> Result<(), BackupError> {
+    let known: BTreeSet<Oid> = facts.tablespaces.iter().map(|space| space.oid).collect();
+    let sent: BTreeSet<Oid> = start.archives.iter().filter_map(|archive| archive.tablespace).collect();
+    if known == sent {
+        return Ok(());
+    }
+    Err(BackupError::Identity(
+        "A tablespace was made or dropped while the backup began: take the backup again".to_owned(),
+    ))
 }
 
 /// What the server itself found wrong with its pages.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::local::Shared;
+use super::sidecar::read_proofs;
 use super::{BackupReader, CatalogError, FileProof, MemberStream, Root};
 use crate::codec::{Algorithm, MAGIC_LEN, decompressor, detect};
 use crate::format::manifest::{ChecksumAlgorithm, ManifestFile, read_manifest};
@@ -48,7 +49,10 @@ impl ArchiveReader {
     ) -> Result<Result<Self, BackupInfo>, CatalogError> {
         let reader =
             Self { shared: Arc::clone(shared), info, found: Mutex::default(), proofs: OnceLock::new() };
-        if reader.archive(Root::Data)?.is_none() {
+        // An archive that lies among the files of a server is a file of it.
+        let data = shared.paths.tree(&reader.info.id, Root::Data);
+        let plain = shared.disk.exists(&data.join("PG_VERSION"))?;
+        if plain || reader.archive(Root::Data)?.is_none() {
             return Ok(Err(reader.info));
         }
         Ok(Ok(reader))
@@ -90,7 +94,11 @@ impl ArchiveReader {
         let mut start = vec![0; MAGIC_LEN];
         let n = file.read_at(&mut start, 0)?;
         start.truncate(n);
-        let reader = BufReader::with_capacity(READ, file);
+        let stored = read_proofs(&*self.shared.disk, &self.shared.paths.sidecar(&self.info.id))?;
+        let row = stored.and_then(|rows| {
+            rows.into_iter().find(|row| row.root == Root::Data && path.file_name() == Some(row.path.as_str()))
+        });
+        let reader = BufReader::with_capacity(READ, Stored { file, row, crc: 0, length: 0 });
         let plain: Box<dyn Read + Send> = match detect(&start, None) {
             None | Some(Algorithm::None) => Box::new(reader),
             Some(algorithm) => decompressor(algorithm, None)
@@ -226,6 +234,28 @@ impl BackupReader for ArchiveReader {
     }
 }
 
+/// A stored archive that fails at its end when it is not what was stored, where that is known (I24).
+struct Stored<R> {
+    file: R,
+    row: Option<FileProof>,
+    crc: u32,
+    length: u64,
+}
+
+impl<R: Read> Read for Stored<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let n = self.file.read(out)?;
+        let Some(row) = &self.row else { return Ok(n) };
+        self.crc = crc32c::crc32c_append(self.crc, out.get(..n).unwrap_or_default());
+        self.length += n as u64;
+        if n == 0 && !out.is_empty() && (self.crc != row.crc32c || self.length != row.size) {
+            let text = "its bytes are not those that were stored";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        Ok(n)
+    }
+}
+
 /// The members of an archive, one after the other.
 struct Members(Arc<Mutex<Walk>>);
 
@@ -322,7 +352,13 @@ impl Walk {
             if n == 0
                 && let Some(parser) = self.parser.take()
             {
-                parser.finish().map_err(invalid)?;
+                // Archives on disk always have it; without it nobody knows whether all is there.
+                if parser.finish().map_err(invalid)? == tar::End::Unmarked {
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "the end of the archive is missing",
+                    ));
+                }
             }
         }
     }

@@ -169,6 +169,12 @@ impl Run<'_> {
     /// so never be missed.
     fn complete(&self, listings: &[Vec<Entry>]) -> Result<(), RecoveryError> {
         let Some(rows) = self.reader.proofs()? else { return Ok(()) };
+        let planned = |root: Root| self.plan.trees.iter().any(|tree| tree.root == root);
+        if let Some(row) = rows.iter().find(|row| !planned(row.root)) {
+            let reason = "the backup has files of a tablespace that its facts do not name; restore from another backup";
+            let path = self.reader.location(row.root).join(&row.path);
+            return Err(RecoveryError::Damaged { path, reason: reason.to_owned() });
+        }
         for (tree, entries) in self.plan.trees.iter().zip(listings) {
             let sizes: HashMap<&Utf8Path, u64> =
                 entries.iter().filter(|e| e.is_file()).map(|e| (e.path.as_path(), e.size)).collect();

@@ -18,7 +18,7 @@ use crate::ctx::{Cancel, Ctx};
 use crate::format::text::{human_duration, percentage, pretty_size};
 use crate::format::timestamp::python_str;
 use crate::io::{LockError, LockName};
-use crate::model::{BackupId, BackupInfo, PyValue, SegmentName, SegmentSize, Status};
+use crate::model::{BackupId, BackupInfo, BackupMethod, PyValue, SegmentName, SegmentSize, Status};
 
 /// What a backup is asked for beyond the configuration.
 #[derive(Debug, Clone, Default)]
@@ -202,7 +202,8 @@ impl Server {
                 report.skipped.len()
             ));
         }
-        if options.autogenerate_manifest {
+        // A base backup comes with PostgreSQL's own.
+        if options.autogenerate_manifest && executor.method() != BackupMethod::Postgres {
             self.write_manifest(space, &mut report.proofs, ctx)?;
         }
         let sizes = space.seal(&report.proofs, ctx)?;
@@ -236,7 +237,9 @@ impl Server {
         });
         let compressor = Arc::from(codec::packing(algorithm, level)?);
         let own = options.backup_compression_workers.and_then(|n| usize::try_from(n).ok());
-        Ok(Some(Packing { compressor, workers: own.unwrap_or(0).max(self.host.workers).max(1), ending }))
+        let most = self.host.workers.max(1).saturating_mul(4);
+        let workers = own.filter(|n| *n > 0).unwrap_or(self.host.workers).clamp(1, most);
+        Ok(Some(Packing { compressor, workers, ending }))
     }
 
     /// What can be taken from another backup, and the lease that keeps it there; `None` when it goes away just now.
