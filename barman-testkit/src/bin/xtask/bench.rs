@@ -13,6 +13,8 @@ mod catalog;
 #[path = "bench_clients.rs"]
 mod clients;
 mod measure;
+#[path = "bench_stream.rs"]
+mod stream;
 #[path = "bench_wal.rs"]
 mod wal;
 
@@ -23,7 +25,7 @@ pub(crate) const USAGE: &str = "\
         --size-mb N    how large the cluster is (200; real figures need 2200)
         --rounds N     how often everybody runs (3)
         --segments N   how many WAL segments are archived (40; real figures need 200)
-        --only NAME    only backup, wal, catalog, clients, receive or components
+        --only NAME    only backup, stream, wal, catalog, clients, receive or components
         --seconds N    how long the receiver is followed (20; real figures need 120)
         --barman PATH  this program instead of the release build of this workspace
         --no-oracle    without the original Barman
@@ -86,7 +88,7 @@ pub(crate) fn run(options: &Options, filter: &[String], cargo: impl Fn(&[&str]) 
         components.args(filter);
         visible(components)?;
     }
-    if !["backup", "wal", "catalog", "clients", "receive"].iter().any(|part| options.wants(part)) {
+    if !["backup", "stream", "wal", "catalog", "clients", "receive"].iter().any(|part| options.wants(part)) {
         return Ok(());
     }
     let program = match &options.program {
@@ -115,6 +117,9 @@ pub(crate) fn run(options: &Options, filter: &[String], cargo: impl Fn(&[&str]) 
     }
     if options.wants("backup") {
         rows.extend(backup::run(&options, &program)?);
+    }
+    if options.wants("stream") {
+        rows.extend(stream::run(&options, &program)?);
     }
     println!("\nMedians of {} rounds; every ratio is taken within one round.", options.rounds);
     measure::print(&rows, true);

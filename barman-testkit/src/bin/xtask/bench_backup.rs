@@ -61,7 +61,7 @@ impl Home {
 
     /// Takes the newest backup out of the catalog. Its files stay until the end: ext4 avoids the numbers of inodes that
     /// were freed in the last minutes, and looking for others makes whoever creates files next several times slower.
-    fn forget_newest(&self) -> Result<()> {
+    pub(super) fn forget_newest(&self) -> Result<()> {
         let newest = self.newest()?;
         let id = newest.file_name().unwrap_or_default().to_owned();
         // Backups are named by the second.
@@ -69,7 +69,7 @@ impl Home {
         self.set_aside(&newest)
     }
 
-    fn set_aside(&self, path: &Utf8Path) -> Result<()> {
+    pub(super) fn set_aside(&self, path: &Utf8Path) -> Result<()> {
         shell(&format!("mkdir -p {0}/aside && mv {path} $(mktemp -d {0}/aside/XXXXXX)", self.world.path()))
     }
 }
@@ -219,7 +219,7 @@ fn over_ssh(options: &Options, program: &Utf8Path, cluster: &Cluster) -> Result<
 }
 
 /// A cluster of about that size in about 3,500 files, with checksums and without a tablespace, so that `cp` copies the same.
-fn cluster(options: &Options) -> Result<Cluster> {
+pub(super) fn cluster(options: &Options) -> Result<Cluster> {
     let major = [15, 17, 16].into_iter().find(|major| pg::find(*major).is_some()).unwrap_or(15);
     println!("filling a cluster of {} MB", options.size_mb);
     let cluster = Cluster::builder(major)
@@ -250,7 +250,7 @@ fn cluster(options: &Options) -> Result<Cluster> {
 }
 
 /// Archives from now on into the incoming directory of every home.
-fn archive_into(cluster: &Cluster, homes: &[Home]) -> Result<()> {
+pub(super) fn archive_into(cluster: &Cluster, homes: &[Home]) -> Result<()> {
     let mut command = Vec::new();
     for home in homes {
         let incoming = home.world.incoming("main");
