@@ -31,10 +31,20 @@ struct Load(Child);
 
 impl Load {
     fn on(cluster: &Cluster) -> Load {
+        Self::with(cluster, &[])
+    }
+
+    /// At most so many transactions a second.
+    fn paced(cluster: &Cluster, rate: u32) -> Load {
+        Self::with(cluster, &["-R", &rate.to_string()])
+    }
+
+    fn with(cluster: &Cluster, options: &[&str]) -> Load {
         let pgbench = cluster.tool("pgbench").unwrap();
         let mut command: Command = cluster.account().command(&pgbench);
         let (host, port) = (cluster.socket_dir().as_str(), cluster.port().to_string());
-        command.args(["-h", host, "-p", &port, "-U", "postgres", "-n", "-c", "4", "-T", "600", "postgres"]);
+        command.args(["-h", host, "-p", &port, "-U", "postgres", "-n", "-c", "4", "-T", "600"]);
+        command.args(options).arg("postgres");
         Load(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
     }
 }
@@ -184,9 +194,10 @@ fn i2_an_archive_command_that_is_killed_loses_nothing() {
     };
     let (host, port) = (cluster.socket_dir().to_string(), cluster.port().to_string());
     let mut bench = cluster.account().command(&pgbench);
-    bench.args(["-h", &host, "-p", &port, "-U", "postgres", "-q", "-i", "-s", "3", "postgres"]);
+    bench.args(["-h", &host, "-p", &port, "-U", "postgres", "-q", "-i", "-s", "1", "postgres"]);
     assert!(bench.output().unwrap().status.success());
-    let load = Load::on(&cluster);
+    // Filling it has made a backlog, at which the look-ahead works; more than can be sent in time would prove nothing.
+    let load = Load::paced(&cluster, 200);
     let mut random = Random(SEED);
     let home = world.path();
     for round in 0..10 {
