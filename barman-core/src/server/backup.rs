@@ -232,9 +232,15 @@ impl Server {
             BackupCompression::Zstd => (Algorithm::Zstd, "tar.zst"),
             BackupCompression::None => (Algorithm::None, "tar"),
         };
-        let level = options.backup_compression_level.map_or(Level::Medium, |number| {
-            Level::Number(i32::try_from(number).unwrap_or(if number < 0 { i32::MIN } else { i32::MAX }))
-        });
+        // Without a level that of pg_basebackup.
+        let usual = match algorithm {
+            Algorithm::Lz4 => 0,
+            Algorithm::Zstd => 3,
+            _ => 6,
+        };
+        let level = options.backup_compression_level.unwrap_or(usual);
+        let level =
+            Level::Number(i32::try_from(level).unwrap_or(if level < 0 { i32::MIN } else { i32::MAX }));
         let compressor = Arc::from(codec::packing(algorithm, level)?);
         let own = options.backup_compression_workers.and_then(|n| usize::try_from(n).ok());
         let most = self.host.workers.max(1).saturating_mul(4);
