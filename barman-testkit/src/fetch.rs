@@ -252,6 +252,9 @@ pub fn barman_venv() -> Result<bool> {
             "psycopg2-binary",
             "argcomplete",
             "python-dateutil",
+            // What it needs for WAL packed with lz4 or zstd.
+            "lz4",
+            "zstandard",
         ]))
     })?;
     run(Command::new("chmod").args(["-R", "a+rX", venv.as_str()]))?;
@@ -261,5 +264,5 @@ pub fn barman_venv() -> Result<bool> {
 
 /// The name of the virtual environment in the cache.
 pub(crate) fn barman_venv_name() -> String {
-    format!("barman-{BARMAN_VERSION}")
+    format!("barman-{BARMAN_VERSION}-codecs")
 }

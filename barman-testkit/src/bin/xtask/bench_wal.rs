@@ -13,12 +13,14 @@ use super::measure::{Rival, Row, compare};
 use super::{Options, shell};
 
 /// Method, level as configured, and the program with the same level.
-const CODECS: [(&str, &str, &str); 5] = [
+const CODECS: [(&str, &str, &str); 7] = [
     ("none", "low", "cat"),
     ("lz4", "low", "lz4 -1 -q -c"),
     ("zstd", "low", "zstd -1 -q -c"),
     ("zstd", "medium", "zstd -4 -q -c"),
     ("gzip", "medium", "gzip -6 -c"),
+    ("bzip2", "medium", "bzip2 -5 -c"),
+    ("xz", "medium", "xz -3 -c"),
 ];
 
 pub(super) fn run(options: &Options, program: &Utf8Path) -> Result<Vec<Row>> {
@@ -41,8 +43,7 @@ pub(super) fn run(options: &Options, program: &Utf8Path) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (method, level, filter) in CODECS {
         let mut homes = vec![Home::new(program, false)?];
-        // For lz4 and zstd Barman needs Python packages beyond its own.
-        if options.oracle && matches!(method, "none" | "gzip") {
+        if options.oracle {
             homes.push(Home::new(program, true)?);
         }
         for home in &mut homes {
