@@ -18,6 +18,7 @@ mod cron;
 mod deleting;
 mod hand_made;
 mod hooks;
+mod incremental;
 mod kills;
 mod knowing;
 mod listing;

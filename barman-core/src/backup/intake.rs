@@ -13,6 +13,7 @@ use super::streaming::clean;
 use super::{BackupError, Begin, CorruptPage, Packing};
 use crate::catalog::{BackupSpace, CatalogError, DirSpec, FileProof, FileSink, FileSpec, Root};
 use crate::ctx::{Ctx, Event};
+use crate::format::incremental;
 use crate::format::manifest::{ChecksumAlgorithm, ManifestFile, crc32c_checksum, read_manifest};
 use crate::format::relfile::RelFile;
 use crate::format::tar::{self, Member, Parser};
@@ -21,7 +22,7 @@ use crate::model::{FileTime, Lsn, Oid};
 use crate::pg::BaseBackupSink;
 
 /// The name of the manifest in the data directory.
-const MANIFEST: &str = "backup_manifest";
+pub(super) const MANIFEST: &str = "backup_manifest";
 /// The name of the label in the data directory.
 const LABEL: &str = "backup_label";
 /// No label is longer; it is a few lines.
@@ -175,10 +176,13 @@ impl<'a> Intake<'a> {
                 } else {
                     To::File(self.space.file(FileSpec { root, path: path.clone(), mode, mtime, size })?)
                 };
-                let pages = match (self.layout, RelFile::parse(&path)) {
-                    (Some(layout), Some(file)) => Some(PageCheck::new(layout, file)),
-                    _ => None,
-                };
+                let pages = self.layout.and_then(|layout| match RelFile::parse(&path) {
+                    Some(file) => Some(PageCheck::new(layout, file)),
+                    None => {
+                        let whole = incremental::whole_path(&path)?;
+                        Some(PageCheck::incremental(layout, RelFile::parse(&whole)?))
+                    }
+                });
                 Ok(Some(Current { path, to, pages }))
             }
             tar::Kind::Symlink(_) => {
@@ -200,6 +204,9 @@ impl<'a> Intake<'a> {
 
     fn end_member(&mut self, root: Root, current: Current) -> Result<(), BackupError> {
         let Current { path, to, pages } = current;
+        if let Some(reason) = pages.as_ref().and_then(PageCheck::malformed) {
+            return Err(self.broken(root, &format!("'{path}' is no incremental file, {reason}")));
+        }
         let suspects = pages.map(PageCheck::finish).unwrap_or_default();
         self.suspects.extend(suspects.into_iter().map(|suspect| (root, path.clone(), suspect)));
         self.received.push(match to {

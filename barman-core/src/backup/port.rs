@@ -67,6 +67,17 @@ pub struct BackupJob {
     pub corrupt_pages: CorruptPagePolicy,
     /// Store tar archives packed like this instead of files; for the replication protocol only.
     pub packing: Option<Packing>,
+    /// Take only the blocks that changed since another backup; for the replication protocol of PostgreSQL 17 and later only.
+    pub incremental: Option<IncrementalPlan>,
+}
+
+/// What an incremental backup builds on.
+#[derive(Clone)]
+pub struct IncrementalPlan {
+    /// The backup before.
+    pub parent: BackupId,
+    /// Its files: PostgreSQL is told what they are by their `backup_manifest`.
+    pub reader: Arc<dyn BackupReader>,
 }
 
 /// How the archives of a base backup are packed.

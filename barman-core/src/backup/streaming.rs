@@ -4,19 +4,20 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 
 use super::attend::attended;
 use super::copy::{Connect, record_corrupt, refuse_in_place};
-use super::intake::Intake;
+use super::intake::{Intake, MANIFEST};
 use super::page_check::PageLayout;
 use super::{
     BackupError, BackupExecutor, BackupJob, BackupJournal, BackupReport, Begin, CorruptPagePolicy, End,
-    ServerFacts, Started,
+    IncrementalPlan, ServerFacts, Started,
 };
-use crate::catalog::BackupSpace;
+use crate::catalog::{BackupSpace, CatalogError, Root};
 use crate::ctx::{Cancel, Ctx, Event, Unit};
 use crate::format::text::{human_duration, with_reasons};
+use crate::io::IoError;
 use crate::model::{BackupMethod, Check, Oid, PyValue};
 use crate::pg::{BaseBackupEnd, BaseBackupRequest, BaseBackupStart, PgError, Session, StreamError};
 
@@ -100,8 +101,12 @@ impl StreamingExecutor<'_> {
         refuse_in_place(&facts)?;
         let stop = Cancel::new();
         let label = format!("Barman backup {} {}", job.server, job.id);
-        let request =
-            BaseBackupRequest { label: &label, fast: job.immediate_checkpoint, max_rate: job.bandwidth };
+        let request = BaseBackupRequest {
+            label: &label,
+            fast: job.immediate_checkpoint,
+            max_rate: job.bandwidth,
+            incremental: job.incremental.is_some(),
+        };
         let time = server.now()?;
         let own = facts.system_id;
         // A spread checkpoint takes minutes.
@@ -112,6 +117,9 @@ impl StreamingExecutor<'_> {
                 return Err(BackupError::Identity(format!(
                     "conninfo leads to the system {own} and streaming_conninfo to {theirs}: correct one of them"
                 )));
+            }
+            if let Some(plan) = &job.incremental {
+                upload(&mut stream, plan)?;
             }
             let start = stream.start_base_backup(&request).map_err(failed)?;
             Ok((stream, start))
@@ -168,6 +176,19 @@ impl StreamingExecutor<'_> {
             corrupt_pages: intake.corrupt,
         })
     }
+}
+
+/// Tells the server what the backup before holds.
+fn upload(stream: &mut Session, plan: &IncrementalPlan) -> Result<(), BackupError> {
+    let path = Utf8Path::new(MANIFEST);
+    let mut manifest = plan.reader.open(Root::Data, path)?;
+    stream.upload_manifest(manifest.as_mut()).map_err(|error| match error {
+        StreamError::Pg(error) => failed(error),
+        StreamError::Sink(error) => {
+            CatalogError::from(IoError::new("read", plan.reader.location(Root::Data).join(path), error))
+                .into()
+        }
+    })
 }
 
 /// What is sent must be what is recorded: a restore knows no other tablespaces.

@@ -234,6 +234,7 @@ fn run(script: &[Act]) -> Result<Harvest, BackupError> {
         keepalive: Duration::ZERO,
         corrupt_pages: CorruptPagePolicy::Warn,
         packing: None,
+        incremental: None,
     };
     let tree =
         Tree { root: Root::Data, source: "/pg".into(), label: "pgdata".to_owned(), foreign: Vec::new() };

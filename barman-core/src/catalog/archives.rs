@@ -18,6 +18,8 @@ use crate::model::{BackupInfo, Entry, EntryKind};
 
 /// The endings of an archive's name.
 const ENDINGS: [&str; 4] = ["tar", "tar.gz", "tar.lz4", "tar.zst"];
+/// The name of PostgreSQL's manifest.
+const MANIFEST: &str = "backup_manifest";
 /// Bytes read at once.
 const READ: usize = 256 << 10;
 /// What is asked for by name is small: configuration files, the label, `pg_control`. It is kept from the first reading.
@@ -133,7 +135,7 @@ impl ArchiveReader {
 
     /// The rows of PostgreSQL's manifest as far as they bear a CRC-32C.
     fn manifest(&self) -> Result<Option<Vec<FileProof>>, CatalogError> {
-        let path = self.shared.paths.tree(&self.info.id, Root::Data).join("backup_manifest");
+        let path = self.shared.paths.tree(&self.info.id, Root::Data).join(MANIFEST);
         let file = match self.shared.disk.open_read(&path) {
             Err(e) if e.kind() == IoErrorKind::NotFound => return Ok(None),
             other => other?,
@@ -211,6 +213,11 @@ impl BackupReader for ArchiveReader {
     }
 
     fn open(&self, root: Root, path: &Utf8Path) -> Result<Box<dyn Read + Send>, CatalogError> {
+        // It lies beside the archives.
+        if root == Root::Data && path == MANIFEST {
+            let data = self.shared.paths.tree(&self.info.id, Root::Data);
+            return Ok(Box::new(self.shared.disk.open_read(&data.join(MANIFEST))?));
+        }
         if let Some(small) = self.found(root)?.small.get(path) {
             return Ok(Box::new(Cursor::new(Arc::clone(small))));
         }

@@ -247,6 +247,11 @@ pub trait BackupReader: Send + Sync {
     fn stream(&self, _root: Root) -> Result<Option<Box<dyn MemberStream>>, CatalogError> {
         Ok(None)
     }
+    /// Whether what [`BackupReader::open`] and [`BackupReader::stream`] give of a file without a row in
+    /// [`BackupReader::proofs`] is compared with stored checksums by the reader itself.
+    fn verifies(&self, _root: Root, _path: &Utf8Path) -> bool {
+        false
+    }
     /// Opens a file of the sidecar, `None` when there is none of that name.
     fn sidecar(&self, name: &str) -> Result<Option<Box<dyn Read + Send>>, CatalogError>;
 }

@@ -32,6 +32,8 @@ pub struct BaseBackupRequest<'a> {
     pub fast: bool,
     /// Most bytes a second; the server knows 32 kB to 1 GB and takes the nearest.
     pub max_rate: Option<u64>,
+    /// Only the blocks that changed since the backup whose manifest was sent by [`Session::upload_manifest`] (17 and later).
+    pub incremental: bool,
 }
 
 impl BaseBackupRequest<'_> {
@@ -50,6 +52,7 @@ impl BaseBackupRequest<'_> {
             ];
             options.extend(self.fast.then(|| "CHECKPOINT 'fast'".to_owned()));
             options.extend(rate.map(|rate| format!("MAX_RATE {rate}")));
+            options.extend(self.incremental.then(|| "INCREMENTAL".to_owned()));
             return format!("BASE_BACKUP ({})", options.join(", "));
         }
         let mut command = format!("BASE_BACKUP LABEL {label} PROGRESS");
@@ -302,7 +305,8 @@ mod tests {
 
     #[test]
     fn each_version_is_asked_in_its_own_words() {
-        let request = BaseBackupRequest { label: "a 'b' c", fast: true, max_rate: Some(5 << 20) };
+        let request =
+            BaseBackupRequest { label: "a 'b' c", fast: true, max_rate: Some(5 << 20), incremental: false };
         let at = |major: u32| request.command(PgVersion::new(major * 10_000));
         assert_eq!(at(10), "BASE_BACKUP LABEL 'a ''b'' c' PROGRESS FAST NOWAIT MAX_RATE 5120");
         assert_eq!(at(14), format!("{} MANIFEST 'yes'", at(10)));
@@ -310,7 +314,7 @@ mod tests {
             at(15),
             "BASE_BACKUP (LABEL 'a ''b'' c', PROGRESS, WAIT 0, MANIFEST 'yes', CHECKPOINT 'fast', MAX_RATE 5120)"
         );
-        let slow = BaseBackupRequest { label: "x", fast: false, max_rate: Some(1) };
+        let slow = BaseBackupRequest { label: "x", fast: false, max_rate: Some(1), incremental: false };
         assert!(slow.command(PgVersion::new(100_000)).ends_with("NOWAIT MAX_RATE 32"));
     }
 }

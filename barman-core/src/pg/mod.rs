@@ -21,6 +21,7 @@ mod socket;
 mod startup;
 mod stream;
 mod tls;
+mod upload;
 mod verify;
 mod wal;
 mod wire;

@@ -1,5 +1,6 @@
 //! Bringing a server back: a pure planner, a plan that can be read, and the run that carries it out.
 
+mod combine;
 mod error;
 mod judged;
 mod path;
@@ -10,6 +11,7 @@ mod settings;
 mod settle;
 mod verify;
 
+pub use combine::Chain;
 pub use error::RecoveryError;
 pub use planner::StandardPlanner;
 pub use port::{

@@ -59,7 +59,18 @@ pub fn run(
     let mode = run.prepare(lane.as_mut())?;
     let mut report = RecoveryReport::default();
     ctx.info("Copying the base backup.");
+    // In Barman's words, which scripts may look for.
+    let combining = |word: &str, place: &str| {
+        let id = reader.info().id;
+        ctx.info(format!("{word} combining backup via pg_combinebackup for backup {id}{place}"));
+    };
+    if reader.info().is_incremental() {
+        combining("Start", &format!(" on {}", plan.destination));
+    }
     run.write_trees(&mut report)?;
+    if reader.info().is_incremental() {
+        combining("End", "");
+    }
     run.link_tablespaces(lane.as_mut())?;
     if let Some(wal) = &plan.wal {
         run.write_wal(wal, lane.as_mut(), &mut report)?;
@@ -207,7 +218,7 @@ impl Run<'_> {
             self.stage(&stage, bytes);
             if let Some(members) = self.reader.stream(tree.root)? {
                 let unverified =
-                    files.iter().filter(|f| f.is_file() && proof_of(&proofs, tree.root, &f.path).is_none());
+                    files.iter().filter(|f| f.is_file() && self.unverified(&proofs, tree.root, f));
                 report.unverified += unverified.count() as u64;
                 let (written, size) = self.write_members(tree, members, &proofs)?;
                 self.ctx.progress.event(&Event::StageFinished);
@@ -217,7 +228,7 @@ impl Run<'_> {
             }
             let mut files: Vec<Entry> = files.into_iter().filter(Entry::is_file).collect();
             files.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.path.cmp(&b.path)));
-            let unverified = files.iter().filter(|f| proof_of(&proofs, tree.root, &f.path).is_none()).count();
+            let unverified = files.iter().filter(|f| self.unverified(&proofs, tree.root, f)).count();
             report.unverified += unverified as u64;
             let count = files.len();
             let queue = Mutex::new(VecDeque::from(files));
@@ -230,6 +241,10 @@ impl Run<'_> {
             report.bytes += size;
         }
         Ok(())
+    }
+
+    fn unverified(&self, proofs: &Option<ProofTable>, root: Root, entry: &Entry) -> bool {
+        proof_of(proofs, root, &entry.path).is_none() && !self.reader.verifies(root, &entry.path)
     }
 
     /// Writes the files of a packed tree in the order in which they come.

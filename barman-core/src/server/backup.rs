@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use super::{Server, ServerError};
 use crate::backup::{
     BackupError, BackupExecutor, BackupJob, BackupJournal, Begin, CopyExecutor, CorruptPagePolicy, End,
-    Packing, ReusePlan, StreamingExecutor,
+    IncrementalPlan, Packing, ReusePlan, StreamingExecutor,
 };
 use crate::catalog::{BackupSpace, Catalog, CatalogError, Draft, Lease, Purpose, SpaceReport};
 use crate::codec::{self, Algorithm, Level};
@@ -29,6 +29,8 @@ pub struct BackupOptions {
     pub wait: bool,
     /// Not longer than this.
     pub wait_timeout: Option<Duration>,
+    /// Take only the blocks that changed since this backup: an id, a name or a word such as `latest` (PostgreSQL 17 and later).
+    pub incremental: Option<String>,
 }
 
 impl Server {
@@ -38,18 +40,22 @@ impl Server {
     /// leaves it EMPTY or STARTED, which the next backup turns into FAILED (I8).
     pub fn backup(&self, options: &BackupOptions, ctx: &Ctx<'_>) -> Result<BackupInfo, ServerError> {
         self.usable(Operation::Backup, ctx)?;
+        let parent = options.incremental.as_deref().map(|token| self.parent_for(token, ctx)).transpose()?;
         self.ready_for_backup(ctx)?;
         self.make_directories()?;
         let info = {
             let _lock = self.backup_lock(ctx)?;
             self.fail_abandoned(ctx)?;
-            self.take_backup(options, ctx)?
+            self.take_backup(options, parent.as_ref(), ctx)?
         };
         if options.wait {
             self.wait_for_wal(&info, options.wait_timeout, ctx)?;
         }
         self.archive_quietly(ctx)?;
         let info = self.check_completeness(&info.id, ctx)?;
+        if parent.is_some() {
+            self.warn_of_checksums(&info, ctx)?;
+        }
         if info.status == Status::WaitingForWals {
             ctx.warn(
                 "IMPORTANT: this backup is classified as WAITING_FOR_WALS, meaning that Barman has not received yet all \
@@ -89,7 +95,12 @@ impl Server {
         Ok(())
     }
 
-    fn take_backup(&self, options: &BackupOptions, ctx: &Ctx<'_>) -> Result<BackupInfo, ServerError> {
+    fn take_backup(
+        &self,
+        options: &BackupOptions,
+        parent: Option<&BackupInfo>,
+        ctx: &Ctx<'_>,
+    ) -> Result<BackupInfo, ServerError> {
         let began = ctx.clock.monotonic();
         let created_at = ctx.clock.now();
         let previous = self.reusable()?;
@@ -104,22 +115,26 @@ impl Server {
             }
         };
         let executor = executor.as_ref();
+        let (incremental, _parent) = parent.map(|parent| self.incremental_plan(parent)).transpose()?.unzip();
         // Any id will do here: the catalog gives the real one.
         let mut draft = BackupInfo::empty(BackupId::from_time(created_at));
         draft.server_name = Some(self.name().clone());
         draft.backup_name = options.name.clone();
         draft.mode = Some(executor.method());
+        draft.parent_backup_id = parent.map(|parent| parent.id);
         draft.compression = self.config.options.backup_compression.map(|c| c.as_str().to_owned());
         let (info, space) = self.catalog.create(Draft { created_at, info: draft })?;
         // While it is being taken nobody removes it, nor the WAL that it may need.
         let _lease = self.catalog.lease(&info.id, Purpose::Backup)?;
+        self.join_parent(&info)?;
         ctx.info(format!(
             "Starting backup using {} method for server {} in {}",
             executor.method(),
             self.name(),
             self.catalog.paths().base(&info.id)
         ));
-        let outcome = self.copy_and_seal(executor, &info, previous, space.as_ref(), ctx);
+        let outcome =
+            self.copy_and_seal(executor, &info, From { previous, incremental }, space.as_ref(), ctx);
         match outcome {
             Ok(info) => {
                 let elapsed = ctx.clock.monotonic().saturating_sub(began);
@@ -153,7 +168,7 @@ impl Server {
         &self,
         executor: &dyn BackupExecutor,
         info: &BackupInfo,
-        previous: Option<BackupInfo>,
+        from: From,
         space: &dyn BackupSpace,
         ctx: &Ctx<'_>,
     ) -> Result<BackupInfo, ServerError> {
@@ -163,7 +178,7 @@ impl Server {
         let watch = self.host.disk.watch_writes(&self.catalog.paths().base(&info.id))?;
         let link = options.reuse_backup == Some(ReuseBackup::Link);
         let wanted = link || options.reuse_backup == Some(ReuseBackup::Copy);
-        let (reuse, _lease) = match previous.filter(|_| wanted) {
+        let (reuse, _lease) = match from.previous.filter(|_| wanted) {
             Some(parent) => self.reuse_of(&parent, link, ctx)?.unzip(),
             None => (None, None),
         };
@@ -184,6 +199,7 @@ impl Server {
             keepalive: Duration::from_secs(u64::try_from(options.keepalive_interval).unwrap_or(0)),
             corrupt_pages: CorruptPagePolicy::Warn,
             packing: self.packing()?,
+            incremental: from.incremental,
         };
         let journal =
             Journal { server: self, id: info.id, ctx: *ctx, segment_size: Cell::new(SegmentSize::DEFAULT) };
@@ -283,6 +299,14 @@ impl Server {
             .filter(|b| b.status.is_available() && !b.is_incremental() && !going.contains(&b.id))
             .max_by_key(|b| b.id))
     }
+}
+
+/// What a backup may build on.
+struct From {
+    /// Whose unchanged files may be taken again.
+    previous: Option<BackupInfo>,
+    /// Whose blocks it leaves out.
+    incremental: Option<IncrementalPlan>,
 }
 
 /// Barman prints start times without their zone.

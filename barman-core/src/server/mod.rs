@@ -17,6 +17,7 @@ mod error;
 mod files;
 mod get_wal;
 mod identity;
+mod incremental;
 mod kind;
 mod keep;
 mod listing;

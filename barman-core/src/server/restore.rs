@@ -73,6 +73,7 @@ impl Server {
         ctx: &Ctx<'_>,
     ) -> Result<RecoveryPlan, ServerError> {
         self.usable(Operation::Restore, ctx)?;
+        self.lineage(backup)?;
         let logs = self.archived_logs(ctx)?;
         // One that cannot be read is of no use.
         let unfinished = |name| self.wal.unfinished(name, backup.xlog_segment_size).ok().flatten();
@@ -180,7 +181,7 @@ impl Server {
         for warning in &plan.warnings {
             ctx.warn(warning);
         }
-        let reader = self.catalog.open(id)?;
+        let (reader, _chain) = self.restorable(&backup, ctx)?;
         let transport = self.transport_by(options.remote.as_deref(), options.compressed)?;
         let run = RunOptions { jobs: options.jobs, bandwidth: options.bandwidth };
         let report = recovery::run(&plan, reader.as_ref(), &self.wal, transport.as_ref(), &run, ctx)?;
