@@ -2,6 +2,7 @@
 
 mod error;
 mod judged;
+mod packed;
 mod path;
 mod planner;
 mod port;
