@@ -11,7 +11,9 @@ use super::pack::Packer;
 use super::page_check::{PageCheck, PageLayout, Suspect};
 use super::streaming::clean;
 use super::{BackupError, Begin, CorruptPage, Packing};
-use crate::catalog::{BackupSpace, CatalogError, DirSpec, FileProof, FileSink, FileSpec, Root};
+use crate::catalog::{
+    BackupSpace, CatalogError, DirSpec, FileProof, FileSink, FileSpec, Root, write_members,
+};
 use crate::ctx::{Ctx, Event};
 use crate::format::incremental;
 use crate::format::manifest::{ChecksumAlgorithm, ManifestFile, crc32c_checksum, read_manifest};
@@ -52,6 +54,8 @@ pub(super) struct Intake<'a> {
     /// The archives that were stored.
     archives: Vec<FileProof>,
     packing: Option<&'a Packing>,
+    /// The directories in the archives.
+    directories: Vec<DirSpec>,
     label: Vec<u8>,
     manifest: Vec<u8>,
     suspects: Vec<(Root, Utf8PathBuf, Suspect)>,
@@ -120,6 +124,7 @@ impl<'a> Intake<'a> {
             received: Vec::new(),
             archives: Vec::new(),
             packing,
+            directories: Vec::new(),
             label: Vec::new(),
             manifest: Vec::new(),
             suspects: Vec::new(),
@@ -163,8 +168,11 @@ impl<'a> Intake<'a> {
         }
         match &member.kind {
             tar::Kind::Directory => {
+                let spec = DirSpec { root, path, mode: member.mode };
                 if self.packing.is_none() {
-                    self.space.dir(DirSpec { root, path, mode: member.mode })?;
+                    self.space.dir(spec)?;
+                } else {
+                    self.directories.push(spec);
                 }
                 Ok(None)
             }
@@ -305,6 +313,8 @@ impl<'a> Intake<'a> {
         let mut proofs = self.archives;
         if self.packing.is_none() {
             proofs.extend(self.received);
+        } else {
+            write_members(self.space, &self.directories, &self.received)?;
         }
         Ok(Received { proofs, label, corrupt, bytes: self.bytes })
     }

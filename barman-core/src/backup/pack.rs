@@ -9,10 +9,12 @@ use camino::Utf8PathBuf;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::{BackupError, Packing};
-use crate::catalog::{BackupSpace, CatalogError, FileProof, FileSpec, Root};
+use crate::catalog::{
+    BackupSpace, CatalogError, FileProof, FileSink, FileSpec, FrameIndexWriter, Root, index_name,
+};
 use crate::ctx::Cancel;
 use crate::io::IoError;
-use crate::pipe::{PipeError, StreamOptions, compress_stream};
+use crate::pipe::{Frame, PipeError, StreamOptions, compress_stream_with};
 
 /// Pieces that wait; the server makes them of 32 KiB or so.
 const QUEUE: usize = 64;
@@ -37,15 +39,19 @@ impl Packer {
     ) -> Result<Self, BackupError> {
         let stop = Cancel::new();
         let path = space.location(Root::Data).join(&spec.path);
+        let index = Index::begin(space, &spec, packing)?;
         let mut sink = BufWriter::with_capacity(GATHER, space.file(spec)?);
         let (pieces, waiting) = bounded(QUEUE);
         let (compressor, workers, cancel) = (Arc::clone(&packing.compressor), packing.workers, stop.clone());
         let thread = std::thread::spawn(move || {
             let options = StreamOptions { workers, frame_size: FRAME };
             let mut pieces = Pieces { waiting, now: Bytes::new() };
-            let packed = compress_stream(&mut pieces, &mut sink, &*compressor, options, &cancel);
+            let mut index = index;
+            let each = &mut |frame: Frame| index.frame(&frame);
+            let packed = compress_stream_with(&mut pieces, &mut sink, &*compressor, options, &cancel, each);
             packed.map_err(|error| trouble(&path, error))?;
             let sink = sink.into_inner().map_err(|error| unwritable(&path, error.into_error()))?;
+            index.finish(&path)?;
             Ok(sink.finish()?)
         });
         Ok(Self { pieces: Some(pieces), thread: Some(thread), stop })
@@ -63,6 +69,40 @@ impl Packer {
             Some(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
             None => Err(crate::ctx::Cancelled.into()),
         }
+    }
+}
+
+/// Where the frames lie, for a restore that decodes several at a time.
+struct Index {
+    /// Nothing where there are no frames.
+    writer: Option<FrameIndexWriter<BufWriter<Box<dyn FileSink>>>>,
+    trouble: io::Result<()>,
+}
+
+impl Index {
+    fn begin(space: &dyn BackupSpace, spec: &FileSpec, packing: &Packing) -> Result<Self, BackupError> {
+        let framed = packing.compressor.frame_decoder().is_some();
+        let writer = if framed {
+            let sink = space.sidecar(&index_name(spec.path.as_str()))?;
+            let writer = FrameIndexWriter::new(BufWriter::new(sink));
+            Some(writer.map_err(|error| unwritable(&spec.path, error))?)
+        } else {
+            None
+        };
+        Ok(Self { writer, trouble: Ok(()) })
+    }
+
+    fn frame(&mut self, frame: &Frame) {
+        if let (Some(writer), Ok(())) = (&mut self.writer, &self.trouble) {
+            self.trouble = writer.frame(frame.plain_len, frame.packed_len);
+        }
+    }
+
+    fn finish(self, path: &Utf8PathBuf) -> Result<(), BackupError> {
+        let Some(writer) = self.writer else { return Ok(()) };
+        let done = self.trouble.and_then(|()| writer.finish()?.into_inner().map_err(|e| e.into_error()));
+        done.map_err(|error| unwritable(path, error))?.finish()?;
+        Ok(())
     }
 }
 

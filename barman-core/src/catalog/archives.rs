@@ -3,16 +3,19 @@
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, Cursor, Read};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
+use super::frames::{FrameIndex, index_name};
 use super::local::Shared;
-use super::sidecar::read_proofs;
-use super::{BackupReader, CatalogError, FileProof, MemberStream, Root};
-use crate::codec::{Algorithm, MAGIC_LEN, decompressor, detect};
+use super::members::{Findings, Found, Members, lock};
+use super::native_manifest::{ManifestWriter, NativeManifest};
+use super::sidecar::{read_manifest_file, read_proofs};
+use super::unpack::Unpacked;
+use super::{BackupReader, BackupSpace, CatalogError, DirSpec, FileProof, MemberStream, Outline, Root};
+use crate::codec::{Algorithm, MAGIC_LEN, detect};
 use crate::format::manifest::{ChecksumAlgorithm, ManifestFile, read_manifest};
-use crate::format::tar::{self, Event, Member, Parser};
 use crate::io::{IoContext, IoErrorKind};
 use crate::model::{BackupInfo, Entry, EntryKind};
 
@@ -22,25 +25,35 @@ const ENDINGS: [&str; 4] = ["tar", "tar.gz", "tar.lz4", "tar.zst"];
 const MANIFEST: &str = "backup_manifest";
 /// Bytes read at once.
 const READ: usize = 256 << 10;
-/// What is asked for by name is small: configuration files, the label, `pg_control`. It is kept from the first reading.
-const SMALL: u64 = 1 << 20;
+/// The list of what the archives hold, in the sidecar, in the form of the full manifest.
+const MEMBERS: &str = "members";
+
+/// Writes the list of what the archives of a packed backup hold, so that a restore need not read them for it.
+pub(crate) fn write_members(
+    space: &dyn BackupSpace,
+    dirs: &[DirSpec],
+    files: &[FileProof],
+) -> Result<(), CatalogError> {
+    let at = space.location(Root::Data).with_file_name(super::layout::SIDECAR).join(MEMBERS);
+    let write = || -> io::Result<_> {
+        let sink = space.sidecar(MEMBERS).map_err(io::Error::other)?;
+        let mut writer = ManifestWriter::new(io::BufWriter::with_capacity(READ, sink))?;
+        dirs.iter().try_for_each(|dir| writer.dir(dir))?;
+        files.iter().try_for_each(|file| writer.file(file))?;
+        writer.finish()?.into_inner().map_err(io::IntoInnerError::into_error)
+    };
+    write().context("write", &at)?.finish().map(drop)
+}
 
 /// Reads one backup.
 pub(super) struct ArchiveReader {
     shared: Arc<Shared>,
     info: BackupInfo,
-    found: Mutex<HashMap<Root, Arc<Found>>>,
+    found: Findings,
+    /// Where the archives lie, for messages about single files.
+    places: Mutex<HashMap<Root, Utf8PathBuf>>,
+    listed: OnceLock<Option<Arc<NativeManifest>>>,
     proofs: OnceLock<Option<Vec<FileProof>>>,
-}
-
-/// What an archive holds.
-struct Found {
-    entries: Vec<Entry>,
-    small: HashMap<Utf8PathBuf, Arc<[u8]>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl ArchiveReader {
@@ -49,11 +62,13 @@ impl ArchiveReader {
         shared: &Arc<Shared>,
         info: BackupInfo,
     ) -> Result<Result<Self, BackupInfo>, CatalogError> {
-        let reader =
-            Self { shared: Arc::clone(shared), info, found: Mutex::default(), proofs: OnceLock::new() };
+        let shared = Arc::clone(shared);
+        let (listed, proofs) = (OnceLock::new(), OnceLock::new());
+        let (found, places) = (Findings::default(), Mutex::default());
+        let reader = Self { shared, info, found, places, listed, proofs };
         // An archive that lies among the files of a server is a file of it.
-        let data = shared.paths.tree(&reader.info.id, Root::Data);
-        let plain = shared.disk.exists(&data.join("PG_VERSION"))?;
+        let data = reader.shared.paths.tree(&reader.info.id, Root::Data);
+        let plain = reader.shared.disk.exists(&data.join("PG_VERSION"))?;
         if plain || reader.archive(Root::Data)?.is_none() {
             return Ok(Err(reader.info));
         }
@@ -89,25 +104,80 @@ impl ArchiveReader {
         }
     }
 
-    /// The members of an archive, from its beginning.
-    fn members(&self, root: Root) -> Result<Members, CatalogError> {
+    /// The archive of a tree, its length, and what was stored of it where that is known. Another length is damage.
+    fn stored(&self, root: Root) -> Result<(Utf8PathBuf, u64, Option<FileProof>), CatalogError> {
         let path = self.archive(root)?.ok_or_else(|| self.damaged(root, "none"))?;
-        let file = self.shared.disk.open_read(&path)?;
-        let mut start = vec![0; MAGIC_LEN];
-        let n = file.read_at(&mut start, 0)?;
-        start.truncate(n);
+        let length = self.shared.disk.stat(&path)?.size;
         let stored = read_proofs(&*self.shared.disk, &self.shared.paths.sidecar(&self.info.id))?;
         let row = stored.and_then(|rows| {
             rows.into_iter().find(|row| row.root == Root::Data && path.file_name() == Some(row.path.as_str()))
         });
-        let reader = BufReader::with_capacity(READ, Stored { file, row, crc: 0, length: 0 });
-        let plain: Box<dyn Read + Send> = match detect(&start, None) {
-            None | Some(Algorithm::None) => Box::new(reader),
-            Some(algorithm) => decompressor(algorithm, None)
-                .and_then(|packing| packing.decoder(Box::new(reader)))
-                .map_err(|error| self.damaged(root, error))?,
+        if let Some(row) = row.as_ref().filter(|row| row.size != length) {
+            return Err(CatalogError::Damaged {
+                path,
+                expected: format!("{} bytes, as stored", row.size),
+                found: length.to_string(),
+            });
+        }
+        Ok((path, length, row))
+    }
+
+    /// The members of an archive, from its beginning.
+    fn members(&self, root: Root) -> Result<Members, CatalogError> {
+        let (path, length, row) = self.stored(root)?;
+        let file = self.shared.disk.open_read(&path)?;
+        let mut start = vec![0; MAGIC_LEN];
+        let n = file.read_at(&mut start, 0)?;
+        start.truncate(n);
+        let algorithm = detect(&start, None).unwrap_or(Algorithm::None);
+        let index = match algorithm {
+            Algorithm::None => None,
+            _ => self.index(path.file_name().unwrap_or_default())?,
         };
-        Ok(Members(Arc::new(Mutex::new(Walk::new(plain)))))
+        let archive = Unpacked::new(file, length, row, algorithm, index);
+        Ok(Members::new(archive, root, &self.found))
+    }
+
+    /// Where the frames of an archive lie, when its maker left word of it.
+    fn index(&self, archive: &str) -> Result<Option<FrameIndex>, CatalogError> {
+        let Some(mut file) = self.sidecar(&index_name(archive))? else { return Ok(None) };
+        let mut text = Vec::new();
+        let read = file.read_to_end(&mut text);
+        read.context("read", &self.shared.paths.sidecar(&self.info.id).join(index_name(archive)))?;
+        Ok(String::from_utf8(text).ok().and_then(|text| FrameIndex::parse(&text)))
+    }
+
+    /// What the maker of the backup wrote down of its content.
+    fn listed(&self) -> Result<Option<Arc<NativeManifest>>, CatalogError> {
+        if let Some(known) = self.listed.get() {
+            return Ok(known.clone());
+        }
+        let path = self.shared.paths.sidecar(&self.info.id).join(MEMBERS);
+        let listed = read_manifest_file(&*self.shared.disk, &path)?.map(Arc::new);
+        Ok(self.listed.get_or_init(|| listed).clone())
+    }
+
+    /// What is known of the content of a tree without reading its archive.
+    fn known(&self, root: Root) -> Result<Option<Vec<Entry>>, CatalogError> {
+        if let Some(found) = lock(&self.found).get(&root) {
+            return Ok(Some(found.entries.clone()));
+        }
+        let Some(listed) = self.listed()? else { return Ok(None) };
+        let dirs = listed.dirs.iter().filter(|dir| dir.root == root).map(|dir| Entry {
+            path: dir.path.clone(),
+            kind: EntryKind::Directory,
+            size: 0,
+            mtime: Default::default(),
+            mode: dir.mode,
+        });
+        let files = listed.files.iter().filter(|file| file.root == root).map(|file| Entry {
+            path: file.path.clone(),
+            kind: EntryKind::File,
+            size: file.size,
+            mtime: file.mtime,
+            mode: file.mode,
+        });
+        Ok(Some(dirs.chain(files).collect()))
     }
 
     /// Reads an archive once for what it holds.
@@ -116,24 +186,12 @@ impl ArchiveReader {
             return Ok(Arc::clone(found));
         }
         let mut members = self.members(root)?;
-        let (mut entries, mut small) = (Vec::new(), HashMap::new());
-        let unreadable = |error: io::Error| self.damaged(root, error);
-        while let Some((entry, mut bytes)) = members.next().map_err(unreadable)? {
-            let wanted = root == Root::Data
-                && (!entry.path.as_str().contains('/') || entry.path == "global/pg_control");
-            if wanted && entry.is_file() && entry.size <= SMALL {
-                let mut content = Vec::new();
-                bytes.read_to_end(&mut content).map_err(unreadable)?;
-                small.insert(entry.path.clone(), content.into());
-            }
-            entries.push(entry);
-        }
-        let found = Arc::new(Found { entries, small });
-        lock(&self.found).insert(root, Arc::clone(&found));
-        Ok(found)
+        while members.next().map_err(|error| self.damaged(root, error))?.is_some() {}
+        let found = lock(&self.found).get(&root).map(Arc::clone);
+        found.ok_or_else(|| self.damaged(root, "none"))
     }
 
-    /// The rows of PostgreSQL's manifest as far as they bear a CRC-32C.
+    /// The rows of PostgreSQL's manifest as far as they bear a CRC-32C. Times and modes stand only in the archives.
     fn manifest(&self) -> Result<Option<Vec<FileProof>>, CatalogError> {
         let path = self.shared.paths.tree(&self.info.id, Root::Data).join(MANIFEST);
         let file = match self.shared.disk.open_read(&path) {
@@ -141,53 +199,28 @@ impl ArchiveReader {
             other => other?,
         };
         let mut rows = Vec::new();
-        let mut odd = None;
-        read_manifest(BufReader::with_capacity(READ, file), &mut |file| match self.row(&file) {
+        let mut odd = false;
+        read_manifest(BufReader::with_capacity(READ, file), &mut |file| match row(&file) {
             Some(row) => rows.push(row),
-            None => odd = Some(String::from_utf8_lossy(&file.path).into_owned()),
+            None => odd = true,
         })
         .map_err(|error| {
             let reason = crate::format::text::with_reasons(&error);
             CatalogError::Manifest { path: path.clone(), reason }
         })?;
         // Other algorithms are not verified here.
-        if odd.is_some() {
-            return Ok(None);
-        }
-        let mut known = HashMap::new();
-        let roots: Vec<Root> = rows.iter().map(|row: &FileProof| row.root).collect();
-        for root in roots {
-            if let std::collections::hash_map::Entry::Vacant(free) = known.entry(root) {
-                let entries = &self.found(root)?.entries;
-                free.insert(
-                    entries.iter().map(|e| (e.path.clone(), (e.mtime, e.mode))).collect::<HashMap<_, _>>(),
-                );
-            }
-        }
-        for row in &mut rows {
-            if let Some((mtime, mode)) = known.get(&row.root).and_then(|tree| tree.get(&row.path)) {
-                (row.mtime, row.mode) = (*mtime, *mode);
-            }
-        }
-        Ok(Some(rows))
+        Ok((!odd).then_some(rows))
     }
+}
 
-    fn row(&self, file: &ManifestFile) -> Option<FileProof> {
-        let (root, path) = Root::of_manifest(std::str::from_utf8(&file.path).ok()?);
-        let crc32c = match &file.checksum {
-            Some((ChecksumAlgorithm::Crc32c, sum)) => u32::from_le_bytes(sum.as_slice().try_into().ok()?),
-            _ => return None,
-        };
-        Some(FileProof {
-            root,
-            path,
-            size: file.size,
-            mtime: Default::default(),
-            mode: 0o600,
-            crc32c,
-            sha256: None,
-        })
-    }
+fn row(file: &ManifestFile) -> Option<FileProof> {
+    let (root, path) = Root::of_manifest(std::str::from_utf8(&file.path).ok()?);
+    let crc32c = match &file.checksum {
+        Some((ChecksumAlgorithm::Crc32c, sum)) => u32::from_le_bytes(sum.as_slice().try_into().ok()?),
+        _ => return None,
+    };
+    let (mtime, mode, sha256) = (Default::default(), 0o600, None);
+    Some(FileProof { root, path, size: file.size, mtime, mode, crc32c, sha256 })
 }
 
 impl BackupReader for ArchiveReader {
@@ -196,15 +229,37 @@ impl BackupReader for ArchiveReader {
     }
 
     fn location(&self, root: Root) -> Utf8PathBuf {
+        if let Some(known) = lock(&self.places).get(&root) {
+            return known.clone();
+        }
         let archive = self.archive(root).ok().flatten();
-        archive.unwrap_or_else(|| self.shared.paths.tree(&self.info.id, root))
+        let place = archive.unwrap_or_else(|| self.shared.paths.tree(&self.info.id, root));
+        lock(&self.places).insert(root, place.clone());
+        place
     }
 
     fn files(&self, root: Root) -> Result<Vec<Entry>, CatalogError> {
-        Ok(self.found(root)?.entries.clone())
+        match self.known(root)? {
+            Some(entries) => Ok(entries),
+            None => Ok(self.found(root)?.entries.clone()),
+        }
+    }
+
+    fn outline(&self, root: Root) -> Result<Outline, CatalogError> {
+        let (_, length, _) = self.stored(root)?;
+        if let Some(entries) = self.known(root)? {
+            return Ok(Outline::of(entries));
+        }
+        let rows = self.proofs()?;
+        let sum = |rows: Vec<FileProof>| rows.iter().filter(|row| row.root == root).map(|row| row.size).sum();
+        // Unpacked it is not less.
+        Ok(Outline { entries: None, bytes: rows.map_or(length, sum) })
     }
 
     fn proofs(&self) -> Result<Option<Vec<FileProof>>, CatalogError> {
+        if let Some(listed) = self.listed()? {
+            return Ok(Some(listed.files.clone()));
+        }
         if let Some(known) = self.proofs.get() {
             return Ok(known.clone());
         }
@@ -218,7 +273,7 @@ impl BackupReader for ArchiveReader {
             let data = self.shared.paths.tree(&self.info.id, Root::Data);
             return Ok(Box::new(self.shared.disk.open_read(&data.join(MANIFEST))?));
         }
-        if let Some(small) = self.found(root)?.small.get(path) {
+        if let Some(small) = lock(&self.found).get(&root).and_then(|found| found.small.get(path)) {
             return Ok(Box::new(Cursor::new(Arc::clone(small))));
         }
         let mut members = self.members(root)?;
@@ -238,173 +293,5 @@ impl BackupReader for ArchiveReader {
 
     fn sidecar(&self, name: &str) -> Result<Option<Box<dyn Read + Send>>, CatalogError> {
         super::reader::sidecar(&self.shared, &self.info.id, name)
-    }
-}
-
-/// A stored archive that fails at its end when it is not what was stored, where that is known (I24).
-struct Stored<R> {
-    file: R,
-    row: Option<FileProof>,
-    crc: u32,
-    length: u64,
-}
-
-impl<R: Read> Read for Stored<R> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let n = self.file.read(out)?;
-        let Some(row) = &self.row else { return Ok(n) };
-        self.crc = crc32c::crc32c_append(self.crc, out.get(..n).unwrap_or_default());
-        self.length += n as u64;
-        if n == 0 && !out.is_empty() && (self.crc != row.crc32c || self.length != row.size) {
-            let text = "its bytes are not those that were stored";
-            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-        }
-        Ok(n)
-    }
-}
-
-/// The members of an archive, one after the other.
-struct Members(Arc<Mutex<Walk>>);
-
-impl MemberStream for Members {
-    fn next(&mut self) -> io::Result<Option<(Entry, Box<dyn Read + Send>)>> {
-        let Some(member) = lock(&self.0).next_member()? else { return Ok(None) };
-        let entry = entry_of(&member)?;
-        Ok(Some((entry, Box::new(Body(Arc::clone(&self.0))))))
-    }
-}
-
-/// The bytes of the member that began last.
-struct Body(Arc<Mutex<Walk>>);
-
-impl Read for Body {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        lock(&self.0).read_body(out)
-    }
-}
-
-fn entry_of(member: &Member) -> io::Result<Entry> {
-    let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
-    let name = member.utf8_path().ok_or_else(|| {
-        invalid(format!("the name '{}' is not UTF-8", String::from_utf8_lossy(&member.path)))
-    })?;
-    let path = Utf8PathBuf::from(name.strip_prefix("./").unwrap_or(name));
-    if !super::layout::stays_below(&path) && !path.as_str().is_empty() {
-        return Err(invalid(format!("the path '{path}' does not stay in its tree")));
-    }
-    let kind = match &member.kind {
-        tar::Kind::File => EntryKind::File,
-        tar::Kind::Directory => EntryKind::Directory,
-        tar::Kind::Symlink(target) => EntryKind::Symlink(String::from_utf8_lossy(target).into_owned().into()),
-        tar::Kind::HardLink(_) | tar::Kind::Special => EntryKind::Other,
-    };
-    let size = if kind == EntryKind::File { member.size } else { 0 };
-    Ok(Entry { path, kind, size, mtime: member.mtime, mode: member.mode })
-}
-
-/// A tar stream that is walked through once.
-struct Walk {
-    plain: Box<dyn Read + Send>,
-    /// Taken at the end.
-    parser: Option<Parser>,
-    buffer: Vec<u8>,
-    /// What of the buffer is not parsed yet.
-    from: usize,
-    to: usize,
-    /// Bytes of the current member that were parsed and not taken yet.
-    body: (usize, usize),
-    inside: bool,
-}
-
-/// What the next piece of an archive is.
-enum Next {
-    Member(Member),
-    Data,
-    MemberEnd,
-    End,
-}
-
-impl Walk {
-    fn new(plain: Box<dyn Read + Send>) -> Self {
-        let parser = Some(Parser::new());
-        Self { plain, parser, buffer: vec![0; READ], from: 0, to: 0, body: (0, 0), inside: false }
-    }
-
-    fn step(&mut self) -> io::Result<Next> {
-        let invalid = |error: tar::TarError| io::Error::new(io::ErrorKind::InvalidData, error);
-        loop {
-            let Some(parser) = &mut self.parser else { return Ok(Next::End) };
-            let mut input = self.buffer.get(self.from..self.to).unwrap_or_default();
-            let event = parser.next(&mut input).map_err(invalid)?;
-            let parsed = self.to - input.len();
-            let next = match event {
-                Some(Event::Member(member)) => Some(Next::Member(member)),
-                Some(Event::Data(bytes)) => {
-                    self.body = (parsed - bytes.len(), parsed);
-                    Some(Next::Data)
-                }
-                Some(Event::MemberEnd) => Some(Next::MemberEnd),
-                Some(Event::End) | None => None,
-            };
-            self.from = parsed;
-            if let Some(next) = next {
-                return Ok(next);
-            }
-            if self.from < self.to {
-                continue;
-            }
-            // To the very end, so that a checksum of the packing is looked at, too.
-            let n = self.plain.read(&mut self.buffer)?;
-            (self.from, self.to) = (0, n);
-            if n == 0
-                && let Some(parser) = self.parser.take()
-            {
-                // Archives on disk always have it; without it nobody knows whether all is there.
-                if parser.finish().map_err(invalid)? == tar::End::Unmarked {
-                    return Err(io::Error::new(
-                        io::ErrorKind::UnexpectedEof,
-                        "the end of the archive is missing",
-                    ));
-                }
-            }
-        }
-    }
-
-    /// Passes what is left of the current member.
-    fn next_member(&mut self) -> io::Result<Option<Member>> {
-        self.body = (0, 0);
-        loop {
-            match self.step()? {
-                Next::Member(member) => {
-                    self.inside = true;
-                    return Ok(Some(member));
-                }
-                Next::Data => self.body = (0, 0),
-                Next::MemberEnd => self.inside = false,
-                Next::End => return Ok(None),
-            }
-        }
-    }
-
-    fn read_body(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        while self.inside && self.body.0 == self.body.1 {
-            match self.step()? {
-                Next::Data => {}
-                Next::MemberEnd | Next::End => self.inside = false,
-                Next::Member(_) => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::InvalidData,
-                        "a member begins inside of another",
-                    ));
-                }
-            }
-        }
-        let (from, to) = self.body;
-        let n = out.len().min(to - from);
-        if let (Some(target), Some(source)) = (out.get_mut(..n), self.buffer.get(from..from + n)) {
-            target.copy_from_slice(source);
-        }
-        self.body.0 += n;
-        Ok(n)
     }
 }

@@ -238,6 +238,10 @@ pub trait BackupReader: Send + Sync {
     fn location(&self, root: Root) -> Utf8PathBuf;
     /// Every directory and file of a tree, parents first; links are reported, not followed.
     fn files(&self, root: Root) -> Result<Vec<crate::model::Entry>, CatalogError>;
+    /// The same as far as it is known without reading the whole tree. What can be seen cheaply to be damaged is an error.
+    fn outline(&self, root: Root) -> Result<Outline, CatalogError> {
+        Ok(Outline::of(self.files(root)?))
+    }
     /// The rows of the full manifest, or `None` for a backup of Barman's own or of an old version.
     fn proofs(&self) -> Result<Option<Vec<FileProof>>, CatalogError>;
     /// Opens a file.
@@ -254,6 +258,23 @@ pub trait BackupReader: Send + Sync {
     }
     /// Opens a file of the sidecar, `None` when there is none of that name.
     fn sidecar(&self, name: &str) -> Result<Option<Box<dyn Read + Send>>, CatalogError>;
+}
+
+/// What is known of a tree before it is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outline {
+    /// Every directory and file, parents first; `None` where only reading the tree tells.
+    pub entries: Option<Vec<crate::model::Entry>>,
+    /// Bytes of its files; at least so many where the entries are not known.
+    pub bytes: u64,
+}
+
+impl Outline {
+    /// The outline of a tree whose entries are known.
+    pub fn of(entries: Vec<crate::model::Entry>) -> Self {
+        let bytes = entries.iter().map(|entry| entry.size).sum();
+        Self { entries: Some(entries), bytes }
+    }
 }
 
 /// The members of a packed tree, one after the other.

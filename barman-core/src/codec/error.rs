@@ -61,6 +61,16 @@ impl CodecError {
     pub(super) fn encode(algorithm: Algorithm, source: io::Error) -> Self {
         Self::Encode { algorithm, source }
     }
+
+    pub(super) fn decode(algorithm: Algorithm, source: io::Error) -> Self {
+        Self::Decode { algorithm, source }
+    }
+
+    /// A frame that is not as long as it should be.
+    pub(super) fn length(algorithm: Algorithm, expected: usize, found: usize) -> Self {
+        let text = format!("a frame of {expected} bytes gave {found}");
+        Self::decode(algorithm, io::Error::new(io::ErrorKind::InvalidData, text))
+    }
 }
 
 /// Gives errors of a decoder their place, and tells those of the source from those of the data.

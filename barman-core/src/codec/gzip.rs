@@ -3,11 +3,11 @@
 use std::io::{BufRead, Read, Write};
 
 use flate2::Compression;
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::{GzDecoder, MultiGzDecoder};
 use flate2::write::GzEncoder;
 
 use super::error::{Decoding, Packed};
-use super::{Algorithm, CodecError, Compressor, FrameEncoder};
+use super::{Algorithm, CodecError, Compressor, FrameDecoder, FrameEncoder};
 
 /// Level 1 … 9.
 pub(super) struct Gzip {
@@ -39,6 +39,27 @@ impl Compressor for Gzip {
     ) -> Result<Box<dyn Read + Send + 'a>, CodecError> {
         let inner = MultiGzDecoder::new(Packed::new(packed));
         Ok(Box::new(Decoding { inner, algorithm: Algorithm::Gzip }))
+    }
+
+    fn frame_decoder(&self) -> Option<Box<dyn FrameDecoder>> {
+        Some(Box::new(Unframe))
+    }
+}
+
+struct Unframe;
+
+impl FrameDecoder for Unframe {
+    fn decode(&mut self, frame: &[u8], plain_len: usize, plain: &mut Vec<u8>) -> Result<(), CodecError> {
+        plain.clear();
+        plain.reserve(plain_len);
+        let mut member = GzDecoder::new(frame);
+        // One byte more, so that a frame that is longer shows it.
+        let read = member.by_ref().take(plain_len as u64 + 1).read_to_end(plain);
+        read.map_err(|source| CodecError::decode(Algorithm::Gzip, source))?;
+        if plain.len() != plain_len || !member.into_inner().is_empty() {
+            return Err(CodecError::length(Algorithm::Gzip, plain_len, plain.len()));
+        }
+        Ok(())
     }
 }
 

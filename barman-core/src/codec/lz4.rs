@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Read, Write};
 use ::lz4::{BlockMode, BlockSize, ContentChecksum, Decoder, EncoderBuilder};
 
 use super::error::{Decoding, Packed};
-use super::{Algorithm, CodecError, Compressor, FrameEncoder};
+use super::{Algorithm, CodecError, Compressor, FrameDecoder, FrameEncoder};
 
 /// Level 0 … 2 is the quick mode, 3 and above the thorough one (HC).
 pub(super) struct Lz4 {
@@ -38,6 +38,64 @@ impl Compressor for Lz4 {
         let inner = Frames(State::Between(Packed::new(packed)));
         Ok(Box::new(Decoding { inner, algorithm: Algorithm::Lz4 }))
     }
+
+    fn frame_decoder(&self) -> Option<Box<dyn FrameDecoder>> {
+        Some(Box::new(Unframe))
+    }
+}
+
+/// Decodes the blocks of a frame straight into their place.
+struct Unframe;
+
+impl FrameDecoder for Unframe {
+    fn decode(&mut self, frame: &[u8], plain_len: usize, plain: &mut Vec<u8>) -> Result<(), CodecError> {
+        plain.clear();
+        plain.resize(plain_len, 0);
+        let damaged = |source| CodecError::decode(Algorithm::Lz4, source);
+        let found = blocks(frame, plain).map_err(damaged)?;
+        if found == plain_len { Ok(()) } else { Err(CodecError::length(Algorithm::Lz4, plain_len, found)) }
+    }
+}
+
+/// The bytes of all blocks of a frame (lz4_Frame_format.md), which must not depend on one another.
+fn blocks(frame: &[u8], plain: &mut [u8]) -> io::Result<usize> {
+    let invalid = |text: &str| io::Error::new(io::ErrorKind::InvalidData, text);
+    let cut_off = || io::Error::new(io::ErrorKind::UnexpectedEof, "the frame has no end");
+    let mut rest = frame;
+    let mut take = |count: usize| {
+        let (now, later) = rest.split_at_checked(count).ok_or_else(cut_off)?;
+        rest = later;
+        Ok::<&[u8], io::Error>(now)
+    };
+    let number = |bytes: &[u8]| bytes.try_into().map_or(0, u32::from_le_bytes);
+    if number(take(4)?) != 0x184D_2204 {
+        return Err(invalid("this is no LZ4 frame"));
+    }
+    let flags = take(2)?.first().copied().unwrap_or_default();
+    if flags & 0x20 == 0 || flags & 0x01 != 0 {
+        return Err(invalid("the blocks of the frame depend on one another"));
+    }
+    take(usize::from(flags & 0x08) + 1)?;
+    let mut filled = 0;
+    loop {
+        let size = number(take(4)?);
+        if size == 0 {
+            break;
+        }
+        let block = take((size & 0x7fff_ffff) as usize)?;
+        let room = plain.get_mut(filled..).unwrap_or_default();
+        filled += if size & 0x8000_0000 != 0 {
+            let target = room.get_mut(..block.len()).ok_or_else(|| invalid("the frame is too long"))?;
+            target.copy_from_slice(block);
+            block.len()
+        } else {
+            let most = i32::try_from(room.len()).map_err(|_| invalid("the frame is too long"))?;
+            ::lz4::block::decompress_to_buffer(block, Some(most), room)?
+        };
+        take(if flags & 0x10 != 0 { 4 } else { 0 })?;
+    }
+    take(if flags & 0x04 != 0 { 4 } else { 0 })?;
+    if rest.is_empty() { Ok(filled) } else { Err(invalid("something follows the frame")) }
 }
 
 struct Encoder {

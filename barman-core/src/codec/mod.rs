@@ -52,12 +52,28 @@ pub trait Compressor: Send + Sync {
         &self,
         packed: Box<dyn BufRead + Send + 'a>,
     ) -> Result<Box<dyn Read + Send + 'a>, CodecError>;
+
+    /// A decoder of single frames whose lengths are known, for one worker; it keeps its memory between frames. None (the
+    /// default) where frames cannot be decoded apart.
+    fn frame_decoder(&self) -> Option<Box<dyn FrameDecoder>> {
+        None
+    }
 }
 
 /// Encodes frames, one at a time.
 pub trait FrameEncoder: Send {
     /// Makes `plain` (which may be empty) one frame, which replaces what `frame` held.
     fn encode(&mut self, plain: &[u8], frame: &mut Vec<u8>) -> Result<(), CodecError>;
+}
+
+/// Decodes frames, one at a time.
+pub trait FrameDecoder: Send {
+    /// Makes one whole frame plain again; `plain` loses what it held. A frame that gives more or fewer bytes than
+    /// `plain_len` is an error.
+    ///
+    /// A checksum of the content is looked at where the library does so by itself; LZ4's is not: whoever reads must know a
+    /// checksum of his own.
+    fn decode(&mut self, frame: &[u8], plain_len: usize, plain: &mut Vec<u8>) -> Result<(), CodecError>;
 }
 
 /// The compressor of a configured method. `custom` needs filters, the others ignore them.

@@ -26,6 +26,47 @@ fn framed(codec: &dyn Compressor, parts: &[&[u8]]) -> Vec<u8> {
     file
 }
 
+/// The frames of parts, each decoded by itself.
+#[test]
+fn frames_are_decoded_apart_and_their_length_is_checked() {
+    let parts = [sample(4 << 20), sample(100_000), vec![7; 4 << 20], Vec::new(), sample(1)];
+    let mut apart = Vec::new();
+    for codec in all() {
+        let Some(mut decoder) = codec.frame_decoder() else { continue };
+        apart.push(codec.algorithm());
+        let (mut encoder, mut frame, mut plain) = (codec.encoder(), Vec::new(), b"old".to_vec());
+        for part in &parts {
+            encoder.encode(part, &mut frame).unwrap();
+            decoder.decode(&frame, part.len(), &mut plain).unwrap();
+            assert!(plain == *part, "{} of {} bytes", codec.algorithm(), part.len());
+            assert!(decoder.decode(&frame, part.len() + 1, &mut plain).is_err(), "{}", codec.algorithm());
+            if !part.is_empty() {
+                assert!(decoder.decode(&frame, part.len() - 1, &mut plain).is_err(), "{}", codec.algorithm());
+            }
+            for cut in [0, 3, frame.len() / 2, frame.len() - 1] {
+                assert!(decoder.decode(&frame[..cut], part.len(), &mut plain).is_err(), "{cut}");
+            }
+            let twice = [&frame[..], &frame[..]].concat();
+            assert!(decoder.decode(&twice, part.len(), &mut plain).is_err() || part.is_empty());
+        }
+    }
+    apart.dedup();
+    assert_eq!(apart, [Algorithm::Gzip, Algorithm::Zstd, Algorithm::Lz4]);
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_frames_do_not_panic(bytes: Vec<u8>, len in 0usize..5000) {
+        for codec in all() {
+            let Some(mut decoder) = codec.frame_decoder() else { continue };
+            let mut plain = Vec::new();
+            let _ = decoder.decode(&bytes, len, &mut plain);
+            // What looks like a frame as far as the blocks.
+            let _ = decoder.decode(&[&[4, 0x22, 0x4d, 0x18, 0x64, 0x70, 0][..], &bytes].concat(), len, &mut plain);
+        }
+    }
+}
+
 fn unpack(codec: &dyn Compressor, packed: &[u8]) -> std::io::Result<Vec<u8>> {
     // A small buffer, so that frames end in the middle of it.
     let source: Box<dyn BufRead + Send> = Box::new(BufReader::with_capacity(7, packed));

@@ -2,13 +2,13 @@
 
 use std::io::{BufRead, Read};
 
-use ::zstd::bulk::Compressor as Bulk;
+use ::zstd::bulk::{Compressor as Bulk, Decompressor as BulkDecoder};
 use ::zstd::stream::raw::CParameter;
 use ::zstd::stream::read::Decoder;
 use ::zstd::zstd_safe::compress_bound;
 
 use super::error::{Decoding, Packed};
-use super::{Algorithm, CodecError, Compressor, FrameEncoder};
+use super::{Algorithm, CodecError, Compressor, FrameDecoder, FrameEncoder};
 
 /// Level -22 … 22.
 pub(super) struct Zstd {
@@ -41,6 +41,35 @@ impl Compressor for Zstd {
         let inner = Decoder::with_buffer(Packed::new(packed))
             .map_err(|source| CodecError::Decode { algorithm: Algorithm::Zstd, source })?;
         Ok(Box::new(Decoding { inner, algorithm: Algorithm::Zstd }))
+    }
+
+    fn frame_decoder(&self) -> Option<Box<dyn FrameDecoder>> {
+        Some(Box::new(Unframe(None)))
+    }
+}
+
+/// The context is made with the first frame.
+struct Unframe(Option<BulkDecoder<'static>>);
+
+impl FrameDecoder for Unframe {
+    fn decode(&mut self, frame: &[u8], plain_len: usize, plain: &mut Vec<u8>) -> Result<(), CodecError> {
+        plain.clear();
+        if frame.is_empty() {
+            // The library takes nothing for a frame of nothing.
+            let nothing = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "there are no bytes at all");
+            return Err(CodecError::decode(Algorithm::Zstd, nothing));
+        }
+        plain.reserve(plain_len);
+        let context = match self.0.take() {
+            Some(context) => Ok(context),
+            None => BulkDecoder::new(),
+        };
+        let done = context.and_then(|context| self.0.insert(context).decompress_to_buffer(frame, plain));
+        match done {
+            Ok(_) if plain.len() == plain_len => Ok(()),
+            Ok(_) => Err(CodecError::length(Algorithm::Zstd, plain_len, plain.len())),
+            Err(source) => Err(CodecError::decode(Algorithm::Zstd, source)),
+        }
     }
 }
 

@@ -9,18 +9,18 @@
 
 use std::collections::HashMap;
 use std::io::{Cursor, Read};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::verify::Verifying;
-use crate::catalog::{BackupReader, CatalogError, FileProof, MemberStream, Root};
+use crate::catalog::{BackupReader, CatalogError, FileProof, MemberStream, Outline, Root};
 use crate::format::backup_label::BackupLabel;
 use crate::format::control::ControlFile;
 use crate::format::incremental::{IncrementalHeader, incremental_path, whole_path};
 use crate::format::relfile::RelFile;
 use crate::io::IoError;
-use crate::model::{BackupInfo, Entry, FileTime, Lsn, Timeline};
+use crate::model::{BackupInfo, Entry, Lsn, Timeline};
 
 mod merge;
 mod walk;
@@ -41,12 +41,17 @@ pub struct Chain(Arc<Shared>);
 struct Shared {
     /// The newest first, the full one last.
     links: Vec<Link>,
-    block_size: u32,
-    blocks_per_file: u32,
+    layout: OnceLock<Layout>,
     /// Where scratch files are made.
     scratch: Utf8PathBuf,
-    label: Arc<[u8]>,
     listings: Mutex<HashMap<Root, Arc<Listing>>>,
+}
+
+/// What the control file says of relation files. It may be the last file of an archive: it is looked up only when needed.
+#[derive(Clone, Copy)]
+struct Layout {
+    block_size: u32,
+    blocks_per_file: u32,
 }
 
 /// One backup of the chain.
@@ -84,24 +89,17 @@ impl Chain {
             let packed = reader.stream(Root::Data)?.is_some();
             links.push(Link { reader, proofs, packed });
         }
-        let Some(newest) = links.first() else { return Err(no_chain("it has no backup")) };
-        let control = newest.read(Root::Data, Utf8Path::new(CONTROL))?;
-        let control = ControlFile::parse(&control).map_err(|error| {
-            damaged(&newest.reader.location(Root::Data).join(CONTROL), "a control file", &error)
-        })?;
-        let label = newest.read(Root::Data, Utf8Path::new(LABEL))?;
-        let label = String::from_utf8_lossy(&label);
-        let label: String =
-            label.split_inclusive('\n').filter(|line| !line.starts_with(INCREMENTAL_LINES)).collect();
-        Ok(Self(Arc::new(Shared {
-            block_size: control.block_size,
-            blocks_per_file: control.blocks_per_file,
-            scratch,
-            label: label.into_bytes().into(),
-            listings: Mutex::default(),
-            links,
-        })))
+        if links.is_empty() {
+            return Err(no_chain("it has no backup"));
+        }
+        Ok(Self(Arc::new(Shared { links, layout: OnceLock::new(), scratch, listings: Mutex::default() })))
     }
+}
+
+/// A label without what only incremental backups have.
+fn startable(label: &str) -> Vec<u8> {
+    let lines = label.split_inclusive('\n').filter(|line| !line.starts_with(INCREMENTAL_LINES));
+    lines.collect::<String>().into_bytes()
 }
 
 fn sum(row: FileProof) -> ((Root, Utf8PathBuf), Sum) {
@@ -202,6 +200,31 @@ impl Link {
 }
 
 impl Shared {
+    fn newest(&self) -> Result<&Link, CatalogError> {
+        self.links.first().ok_or_else(|| no_chain("it has no backup"))
+    }
+
+    fn layout(&self) -> Result<Layout, CatalogError> {
+        if let Some(known) = self.layout.get() {
+            return Ok(*known);
+        }
+        // All are of one cluster, and it is cheaper where it is not packed.
+        let link = self.links.iter().find(|link| !link.packed);
+        let link = link.map_or_else(|| self.newest(), Ok)?;
+        let control = link.read(Root::Data, Utf8Path::new(CONTROL))?;
+        let control = ControlFile::parse(&control).map_err(|error| {
+            damaged(&link.reader.location(Root::Data).join(CONTROL), "a control file", &error)
+        })?;
+        let layout = Layout { block_size: control.block_size, blocks_per_file: control.blocks_per_file };
+        Ok(*self.layout.get_or_init(|| layout))
+    }
+
+    /// The label as a server can start with it.
+    fn label(&self) -> Result<Vec<u8>, CatalogError> {
+        let label = self.newest()?.read(Root::Data, Utf8Path::new(LABEL))?;
+        Ok(startable(&String::from_utf8_lossy(&label)))
+    }
+
     /// The tree as it will be, from the newest backup.
     fn listing(&self, root: Root) -> Result<Arc<Listing>, CatalogError> {
         let known = |listings: &Mutex<HashMap<Root, Arc<Listing>>>| {
@@ -210,37 +233,26 @@ impl Shared {
         if let Some(listing) = known(&self.listings) {
             return Ok(listing);
         }
-        let Some(newest) = self.links.first() else { return Err(no_chain("it has no backup")) };
-        let listing = Arc::new(self.list(newest, root)?);
+        let listing = Arc::new(self.list(self.newest()?, root)?);
         let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Arc::clone(listings.entry(root).or_insert(listing)))
     }
 
     fn list(&self, newest: &Link, root: Root) -> Result<Listing, CatalogError> {
         let mut entries = newest.reader.files(root)?;
-        // A merged file is about as long as it was before.
-        let mut older: HashMap<Utf8PathBuf, u64> = HashMap::new();
-        if newest.packed {
-            for link in self.links.iter().skip(1).filter(|link| link.has(root)) {
-                let files = link.reader.files(root)?.into_iter();
-                for file in files.filter(|file| file.is_file() && RelFile::parse(&file.path).is_some()) {
-                    older.entry(file.path).or_insert(file.size);
-                }
-            }
-        }
         let mut merged = HashMap::new();
         for entry in &mut entries {
-            if root == Root::Data && entry.path == LABEL {
-                entry.size = self.label.len() as u64;
+            if root == Root::Data && entry.path == LABEL && !newest.packed {
+                entry.size = self.label()?.len() as u64;
             }
             let Some(whole) = whole_path(&entry.path).filter(|_| entry.is_file()) else { continue };
             self.whole_size(newest, root, entry)?;
             let packed = entry.clone();
-            entry.size = if newest.packed {
-                entry.size.max(older.get(&whole).copied().unwrap_or_default())
-            } else {
-                u64::from(self.header(newest, root, &entry.path)?.whole_length()) * u64::from(self.block_size)
-            };
+            // Only what comes out of an archive tells how long the file will be.
+            if !newest.packed {
+                let blocks = self.header(newest, root, &entry.path)?.whole_length();
+                entry.size = u64::from(blocks) * u64::from(self.layout()?.block_size);
+            }
             entry.path.clone_from(&whole);
             merged.insert(whole, packed);
         }
@@ -261,11 +273,11 @@ impl Shared {
     }
 
     /// Every incremental file that was stored must be there (I24): the caller looks after the others.
-    fn complete(
+    fn complete<T>(
         &self,
         newest: &Link,
         root: Root,
-        merged: &HashMap<Utf8PathBuf, Entry>,
+        merged: &HashMap<Utf8PathBuf, T>,
     ) -> Result<(), CatalogError> {
         let Some(proofs) = &newest.proofs else { return Ok(()) };
         for (tree, path) in proofs.keys().filter(|(tree, _)| *tree == root) {
@@ -280,25 +292,27 @@ impl Shared {
 
     fn header(&self, link: &Link, root: Root, path: &Utf8Path) -> Result<IncrementalHeader, CatalogError> {
         let name = link.reader.location(root).join(path);
+        let layout = self.layout()?;
         let mut bytes = link.reader.open(root, path)?;
-        let header = IncrementalHeader::read(&mut bytes, self.block_size, self.blocks_per_file);
+        let header = IncrementalHeader::read(&mut bytes, layout.block_size, layout.blocks_per_file);
         header.map_err(|error| IoError::new("read", name, error).into())
     }
 
     /// A merged file of a chain whose trees all lie unpacked.
     fn merged(&self, root: Root, path: &Utf8Path) -> Result<Box<dyn Read + Send>, CatalogError> {
+        let layout = self.layout()?;
         let mut sources = Vec::new();
         for (at, link) in self.links.iter().enumerate() {
             // The newest was listed with an incremental file.
             if at > 0
                 && let Some(bytes) = link.open(root, path)?
             {
-                sources.push(Source::whole(bytes, self.block_size));
+                sources.push(Source::whole(bytes, layout.block_size));
                 return self.merge(root, path, sources);
             }
             let incremental = incremental_path(path);
             let Some(bytes) = link.open(root, &incremental)? else { break };
-            let source = Source::incremental(bytes, self.block_size, self.blocks_per_file);
+            let source = Source::incremental(bytes, layout.block_size, layout.blocks_per_file);
             let name = link.reader.location(root).join(&incremental);
             sources.push(source.map_err(|error| IoError::new("read", name, error))?);
         }
@@ -317,7 +331,7 @@ impl Shared {
         sources: Vec<Source>,
     ) -> Result<Box<dyn Read + Send>, CatalogError> {
         let location = self.links.first().map(|link| link.reader.location(root).join(path));
-        let merged = merge::Merged::new(sources, self.block_size, location.unwrap_or_default());
+        let merged = merge::Merged::new(sources, self.layout()?.block_size, location.unwrap_or_default());
         Ok(Box::new(merged.map_err(|error| IoError::new("read", path, error))?))
     }
 }
@@ -336,6 +350,19 @@ impl BackupReader for Chain {
         Ok(self.0.listing(root)?.entries.clone())
     }
 
+    fn outline(&self, root: Root) -> Result<Outline, CatalogError> {
+        let newest = self.0.newest()?;
+        if !newest.packed {
+            return Ok(Outline::of(self.files(root)?));
+        }
+        // At most as long as the full backup and what came later.
+        let own = newest.reader.outline(root)?;
+        let entries = own.entries.is_some().then(|| self.files(root)).transpose()?;
+        let full = self.0.links.iter().skip(1).rfind(|link| link.has(root));
+        let full = full.map(|link| link.reader.outline(root)).transpose()?.map_or(0, |full| full.bytes);
+        Ok(Outline { entries, bytes: own.bytes.saturating_add(full) })
+    }
+
     /// The rows of the files that are taken as they are; the others are verified where they are merged.
     fn proofs(&self) -> Result<Option<Vec<FileProof>>, CatalogError> {
         let Some(newest) = self.0.links.first() else { return Ok(None) };
@@ -348,27 +375,25 @@ impl BackupReader for Chain {
 
     fn open(&self, root: Root, path: &Utf8Path) -> Result<Box<dyn Read + Send>, CatalogError> {
         if root == Root::Data && path == LABEL {
-            return Ok(Box::new(Cursor::new(Arc::clone(&self.0.label))));
+            return Ok(Box::new(Cursor::new(self.0.label()?)));
         }
-        if self.0.listing(root)?.merged.contains_key(path) {
+        if RelFile::parse(path).is_some() && self.0.listing(root)?.merged.contains_key(path) {
             return self.0.merged(root, path);
         }
-        let Some(newest) = self.0.links.first() else { return Err(no_chain("it has no backup")) };
-        newest.reader.open(root, path)
+        self.0.newest()?.reader.open(root, path)
     }
 
     fn stream(&self, root: Root) -> Result<Option<Box<dyn MemberStream>>, CatalogError> {
         if !self.0.links.iter().any(|link| link.packed) {
             return Ok(None);
         }
-        let listing = self.0.listing(root)?;
-        Ok(Some(Box::new(walk::Walk::new(Arc::clone(&self.0), root, listing)?)))
+        Ok(Some(Box::new(walk::Walk::new(Arc::clone(&self.0), root)?)))
     }
 
     fn verifies(&self, root: Root, path: &Utf8Path) -> bool {
         let shared = &self.0;
-        let listing = shared.listing(root);
-        let merged = listing.is_ok_and(|listing| listing.merged.contains_key(path));
+        let incremental = incremental_path(path);
+        let merged = shared.links.first().is_some_and(|newest| newest.sum(root, &incremental).is_some());
         (merged || root == Root::Data && path == LABEL)
             && shared.links.iter().all(|link| link.proofs.is_some())
     }
@@ -379,10 +404,4 @@ impl BackupReader for Chain {
             None => Ok(None),
         }
     }
-}
-
-/// A merged file as the restore is told of it.
-fn merged_entry(of: &Entry, path: Utf8PathBuf, size: u64) -> Entry {
-    let (mode, mtime): (u32, FileTime) = (of.mode, of.mtime);
-    Entry { path, kind: crate::model::EntryKind::File, size, mtime, mode }
 }

@@ -3,6 +3,7 @@
 mod combine;
 mod error;
 mod judged;
+mod packed;
 mod path;
 mod planner;
 mod port;

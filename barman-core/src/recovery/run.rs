@@ -12,7 +12,7 @@ use super::settle::{self, ConfigReport};
 use super::verify::Verifying;
 use super::{RecoveryError, RecoveryPlan, TreePlan, WalPlan};
 use crate::backup::{Throttle, top_mode};
-use crate::catalog::{BackupReader, FileProof, MemberStream, Root};
+use crate::catalog::{BackupReader, FileProof, Outline, Root};
 use crate::ctx::{Cancel, Ctx, Event, Unit};
 use crate::format::wal_page::Expectations;
 use crate::model::{Entry, FileTime, WalFileName};
@@ -56,7 +56,7 @@ pub fn run(
     let throttle = Throttle::new(options.bandwidth);
     let run = Run { plan, reader, archive, transport, options, throttle, ctx };
     let mut lane = transport.lane()?;
-    let mode = run.prepare(lane.as_mut())?;
+    let modes = run.prepare(lane.as_mut())?;
     let mut report = RecoveryReport::default();
     ctx.info("Copying the base backup.");
     // In Barman's words, which scripts may look for.
@@ -71,6 +71,7 @@ pub fn run(
     if reader.info().is_incremental() {
         combining("End", "");
     }
+    let mode = run.settle_modes(&modes, lane.as_mut())?;
     run.link_tablespaces(lane.as_mut())?;
     if let Some(wal) = &plan.wal {
         run.write_wal(wal, lane.as_mut(), &mut report)?;
@@ -86,20 +87,20 @@ pub fn run(
     Ok(report)
 }
 
-struct Run<'a> {
+pub(super) struct Run<'a> {
     plan: &'a RecoveryPlan,
-    reader: &'a dyn BackupReader,
+    pub(super) reader: &'a dyn BackupReader,
     archive: &'a dyn WalArchive,
-    transport: &'a dyn Transport,
-    options: &'a RunOptions,
-    throttle: Throttle,
-    ctx: &'a Ctx<'a>,
+    pub(super) transport: &'a dyn Transport,
+    pub(super) options: &'a RunOptions,
+    pub(super) throttle: Throttle,
+    pub(super) ctx: &'a Ctx<'a>,
 }
 
 impl Run<'_> {
     /// Every place must be empty and writable, there must be room, and the backup must have all its files. Nothing is written
-    /// before all of that is known.
-    fn prepare(&self, lane: &mut dyn Lane) -> Result<u32, RecoveryError> {
+    /// before all of that is known. Gives the modes of the trees that are known by then.
+    fn prepare(&self, lane: &mut dyn Lane) -> Result<Vec<Option<u32>>, RecoveryError> {
         let trees = &self.plan.trees;
         let staging = self.plan.wal.as_ref().filter(|wal| !wal.own_directory).map(|wal| &wal.directory);
         let mut places: Vec<Utf8PathBuf> = trees.iter().map(|t| t.destination.clone()).collect();
@@ -119,19 +120,37 @@ impl Run<'_> {
                 "it is to hold WAL only, since it is removed when recovery ends, and something is there";
             return Err(RecoveryError::Unusable { path: probe.path.clone(), why });
         }
-        let listings =
-            trees.iter().map(|tree| self.reader.files(tree.root)).collect::<Result<Vec<_>, _>>()?;
-        self.enough_room(&probes, staged, &listings)?;
-        self.complete(&listings)?;
+        let outlines =
+            trees.iter().map(|tree| self.reader.outline(tree.root)).collect::<Result<Vec<_>, _>>()?;
+        self.enough_room(&probes, staged, &outlines)?;
+        self.complete(&outlines)?;
         let mut ops = Vec::new();
+        let mut modes = Vec::new();
+        for (tree, outline) in trees.iter().zip(&outlines) {
+            let mode = outline.entries.as_ref().map(|entries| top_mode(tree.root, entries));
+            modes.push(mode);
+            ops.push(FileOp::MakeDirs { path: tree.destination.clone(), mode: mode.unwrap_or(0o700) });
+            ops.push(FileOp::ProveWritable(tree.destination.clone()));
+        }
+        lane.apply(&ops)?;
+        Ok(modes)
+    }
+
+    /// Gives the trees whose content is known only now their modes; gives that of the data directory.
+    fn settle_modes(&self, known: &[Option<u32>], lane: &mut dyn Lane) -> Result<u32, RecoveryError> {
         let mut data_mode = 0o700;
-        for (tree, entries) in trees.iter().zip(&listings) {
-            let mode = top_mode(tree.root, entries);
+        let mut ops = Vec::new();
+        for (tree, known) in self.plan.trees.iter().zip(known) {
+            let mode = match known {
+                Some(mode) => *mode,
+                None => top_mode(tree.root, &self.reader.files(tree.root)?),
+            };
             if tree.root == Root::Data {
                 data_mode = mode;
             }
-            ops.push(FileOp::MakeDirs { path: tree.destination.clone(), mode });
-            ops.push(FileOp::ProveWritable(tree.destination.clone()));
+            if known.is_none() && mode != 0o700 {
+                ops.push(FileOp::MakeDirs { path: tree.destination.clone(), mode });
+            }
         }
         lane.apply(&ops)?;
         Ok(data_mode)
@@ -158,15 +177,15 @@ impl Run<'_> {
         &self,
         probes: &[Probe],
         staged: Option<&Probe>,
-        listings: &[Vec<Entry>],
+        outlines: &[Outline],
     ) -> Result<(), RecoveryError> {
         let wal = self.plan.wal.as_ref();
         let segments = wal.map_or(0, WalPlan::segments);
         let wal_bytes = segments.saturating_mul(self.reader.info().xlog_segment_size.bytes());
         let inside = wal.is_some_and(|w| w.directory.starts_with(&self.plan.destination));
         let mut wanted: Vec<(&Probe, u64)> = Vec::new();
-        for ((tree, probe), entries) in self.plan.trees.iter().zip(probes).zip(listings) {
-            let mut needed: u64 = entries.iter().map(|e| e.size).sum();
+        for ((tree, probe), outline) in self.plan.trees.iter().zip(probes).zip(outlines) {
+            let mut needed = outline.bytes;
             if tree.root == Root::Data && inside {
                 needed = needed.saturating_add(wal_bytes);
             }
@@ -177,8 +196,8 @@ impl Run<'_> {
     }
 
     /// Every file that the full manifest names must be there, in its length (I24): one that is not there would never be read, and
-    /// so never be missed.
-    fn complete(&self, listings: &[Vec<Entry>]) -> Result<(), RecoveryError> {
+    /// so never be missed. A tree whose entries are not known yet is looked at when it was written.
+    fn complete(&self, outlines: &[Outline]) -> Result<(), RecoveryError> {
         let Some(rows) = self.reader.proofs()? else { return Ok(()) };
         let planned = |root: Root| self.plan.trees.iter().any(|tree| tree.root == root);
         if let Some(row) = rows.iter().find(|row| !planned(row.root)) {
@@ -186,7 +205,8 @@ impl Run<'_> {
             let path = self.reader.location(row.root).join(&row.path);
             return Err(RecoveryError::Damaged { path, reason: reason.to_owned() });
         }
-        for (tree, entries) in self.plan.trees.iter().zip(listings) {
+        for (tree, outline) in self.plan.trees.iter().zip(outlines) {
+            let Some(entries) = &outline.entries else { continue };
             let sizes: HashMap<&Utf8Path, u64> =
                 entries.iter().filter(|e| e.is_file()).map(|e| (e.path.as_path(), e.size)).collect();
             for row in rows.iter().filter(|row| row.root == tree.root) {
@@ -205,79 +225,55 @@ impl Run<'_> {
 
     fn write_trees(&self, report: &mut RecoveryReport) -> Result<(), RecoveryError> {
         let proofs = self.reader.proofs()?.map(ProofTable::new);
+        let mut packed = Vec::new();
         for tree in &self.plan.trees {
-            let entries: Vec<Entry> =
-                self.reader.files(tree.root)?.into_iter().filter(|e| self.belongs(tree.root, e)).collect();
-            let (directories, files): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(Entry::is_dir);
-            self.write_directories(tree, directories)?;
-            let bytes = files.iter().map(|f| f.size).sum();
-            let stage = match tree.root {
-                Root::Data => "Restoring data".to_owned(),
-                Root::Tablespace(oid) => format!("Restoring tablespace {oid}"),
-            };
-            self.stage(&stage, bytes);
-            if let Some(members) = self.reader.stream(tree.root)? {
-                let unverified =
-                    files.iter().filter(|f| f.is_file() && self.unverified(&proofs, tree.root, f));
-                report.unverified += unverified.count() as u64;
-                let (written, size) = self.write_members(tree, members, &proofs)?;
-                self.ctx.progress.event(&Event::StageFinished);
-                report.files += written;
-                report.bytes += size;
-                continue;
+            match self.reader.stream(tree.root)? {
+                Some(members) => packed.push((tree, members)),
+                None => self.write_files(tree, &proofs, report)?,
             }
-            let mut files: Vec<Entry> = files.into_iter().filter(Entry::is_file).collect();
-            files.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.path.cmp(&b.path)));
-            let unverified = files.iter().filter(|f| self.unverified(&proofs, tree.root, f)).count();
-            report.unverified += unverified as u64;
-            let count = files.len();
-            let queue = Mutex::new(VecDeque::from(files));
-            let (written, size) = self.workers(count, &tree.destination, &|stop| {
-                let entry = lock(&queue).pop_front()?;
-                Some(self.data_item(tree.root, entry, &proofs, stop))
-            })?;
-            self.ctx.progress.event(&Event::StageFinished);
-            report.files += written;
-            report.bytes += size;
         }
+        self.write_packed(packed, &proofs, report)
+    }
+
+    fn write_files(
+        &self,
+        tree: &TreePlan,
+        proofs: &Option<ProofTable>,
+        report: &mut RecoveryReport,
+    ) -> Result<(), RecoveryError> {
+        let entries: Vec<Entry> =
+            self.reader.files(tree.root)?.into_iter().filter(|e| self.belongs(tree.root, e)).collect();
+        let (directories, files): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(Entry::is_dir);
+        self.write_directories(tree, directories)?;
+        let bytes = files.iter().map(|f| f.size).sum();
+        let stage = match tree.root {
+            Root::Data => "Restoring data".to_owned(),
+            Root::Tablespace(oid) => format!("Restoring tablespace {oid}"),
+        };
+        self.stage(&stage, bytes);
+        let mut files: Vec<Entry> = files.into_iter().filter(Entry::is_file).collect();
+        files.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.path.cmp(&b.path)));
+        let unverified = files.iter().filter(|f| self.unverified(proofs, tree.root, &f.path)).count();
+        report.unverified += unverified as u64;
+        let count = files.len();
+        let queue = Mutex::new(VecDeque::from(files));
+        let (written, size) = self.workers(count, &tree.destination, &|stop| {
+            let entry = lock(&queue).pop_front()?;
+            Some(self.data_item(tree.root, entry, proofs, stop))
+        })?;
+        self.ctx.progress.event(&Event::StageFinished);
+        report.files += written;
+        report.bytes += size;
         Ok(())
     }
 
-    fn unverified(&self, proofs: &Option<ProofTable>, root: Root, entry: &Entry) -> bool {
-        proof_of(proofs, root, &entry.path).is_none() && !self.reader.verifies(root, &entry.path)
-    }
-
-    /// Writes the files of a packed tree in the order in which they come.
-    fn write_members(
-        &self,
-        tree: &TreePlan,
-        members: Box<dyn MemberStream>,
-        proofs: &Option<ProofTable>,
-    ) -> Result<(u64, u64), RecoveryError> {
-        let members = Mutex::new(members);
-        let target = || self.transport.target().to_owned();
-        let location = self.reader.location(tree.root);
-        self.workers(1, &tree.destination, &|stop| {
-            loop {
-                let next = lock(&members).next().map_err(|error| {
-                    let text = format!("{location} cannot be read: {error}; the backup is damaged");
-                    TransportError::Source { target: target(), source: io::Error::new(error.kind(), text) }
-                });
-                let (entry, bytes) = match next {
-                    Ok(Some(member)) => member,
-                    Ok(None) => return None,
-                    Err(error) => return Some(Err(error)),
-                };
-                if entry.is_file() && self.belongs(tree.root, &entry) {
-                    return Some(self.item(tree.root, entry, bytes, proofs, stop));
-                }
-            }
-        })
+    pub(super) fn unverified(&self, proofs: &Option<ProofTable>, root: Root, path: &Utf8Path) -> bool {
+        proof_of(proofs, root, path).is_none() && !self.reader.verifies(root, path)
     }
 
     /// What of a tree is written as it is. `pg_control` comes last, configuration files are rewritten, WAL, links and
     /// what a running server left behind have no place in the result.
-    fn belongs(&self, root: Root, entry: &Entry) -> bool {
+    pub(super) fn belongs(&self, root: Root, entry: &Entry) -> bool {
         if root != Root::Data {
             return true;
         }
@@ -300,10 +296,7 @@ impl Run<'_> {
 
     fn write_directories(&self, tree: &TreePlan, directories: Vec<Entry>) -> Result<(), RecoveryError> {
         let mut lane = self.transport.lane()?;
-        let wal = (tree.root == Root::Data)
-            .then(|| self.reader.info().version)
-            .flatten()
-            .map(|version| directory(version.wal_directory(), 0o700));
+        let wal = self.wal_directory(tree.root).map(|path| directory(path, 0o700));
         let mut items = directories
             .into_iter()
             .filter(|d| !d.path.as_str().is_empty())
@@ -317,7 +310,7 @@ impl Run<'_> {
     fn data_item(
         &self,
         root: Root,
-        entry: Entry,
+        mut entry: Entry,
         proofs: &Option<ProofTable>,
         stop: &Cancel,
     ) -> Result<StoreItem, TransportError> {
@@ -325,17 +318,6 @@ impl Run<'_> {
             target: self.transport.target().to_owned(),
             source: io::Error::other(e.to_string()),
         })?;
-        self.item(root, entry, bytes, proofs, stop)
-    }
-
-    fn item(
-        &self,
-        root: Root,
-        entry: Entry,
-        bytes: Box<dyn Read + Send>,
-        proofs: &Option<ProofTable>,
-        stop: &Cancel,
-    ) -> Result<StoreItem, TransportError> {
         self.go_on(stop)?;
         // Whole files at a time: the rate holds over the restore, not over each moment of it.
         self.throttle.take(
@@ -343,33 +325,39 @@ impl Run<'_> {
             self.ctx.clock,
             [stop, self.ctx.cancel],
         )?;
-        let source =
-            |e: io::Error| TransportError::Source { target: self.transport.target().to_owned(), source: e };
-        let proof = proof_of(proofs, root, &entry.path);
-        if let Some(proof) = proof
-            && proof.size != entry.size
-        {
-            let path = self.reader.location(root).join(&entry.path);
-            return Err(source(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!(
-                    "{path} has {} bytes in the backup, {} were stored: the backup is damaged",
-                    entry.size, proof.size
-                ),
-            )));
-        }
         self.ctx.progress.event(&Event::Advanced { by: entry.size });
+        if let Some(proof) = proof_of(proofs, root, &entry.path) {
+            entry.mtime = proof.mtime;
+        }
+        self.item(root, entry, bytes, proofs)
+    }
+
+    /// A file to write, verified where that can be.
+    pub(super) fn item(
+        &self,
+        root: Root,
+        entry: Entry,
+        bytes: Box<dyn Read + Send>,
+        proofs: &Option<ProofTable>,
+    ) -> Result<StoreItem, TransportError> {
+        let proof = proof_of(proofs, root, &entry.path);
         let name = self.reader.location(root).join(&entry.path);
         let bytes: Box<dyn Read + Send> = match proof {
+            Some(proof) if proof.size != entry.size => {
+                let text = format!(
+                    "{name} has {} bytes in the backup, {} were stored: the backup is damaged",
+                    entry.size, proof.size
+                );
+                return Err(TransportError::Source {
+                    target: self.transport.target().to_owned(),
+                    source: io::Error::new(io::ErrorKind::InvalidData, text),
+                });
+            }
             Some(proof) => Box::new(Verifying::new(bytes, name, proof.size, proof.crc32c)),
             None => bytes,
         };
-        Ok(StoreItem {
-            path: entry.path,
-            mode: entry.mode,
-            mtime: proof.map_or(entry.mtime, |p| p.mtime),
-            content: StoreContent::File { size: entry.size, bytes },
-        })
+        let content = StoreContent::File { size: entry.size, bytes };
+        Ok(StoreItem { path: entry.path, mode: entry.mode, mtime: entry.mtime, content })
     }
 
     fn link_tablespaces(&self, lane: &mut dyn Lane) -> Result<(), RecoveryError> {
@@ -504,18 +492,7 @@ impl Run<'_> {
                     })
                 })
                 .collect();
-            workers
-                .into_iter()
-                .map(|worker| {
-                    worker.join().unwrap_or_else(|_| {
-                        Err(TransportError::Protocol {
-                            target: self.transport.target().to_owned(),
-                            doing: "writing files".to_owned(),
-                            reason: "a worker ended unexpectedly; this is a bug".to_owned(),
-                        })
-                    })
-                })
-                .collect()
+            workers.into_iter().map(|worker| worker.join().unwrap_or_else(|_| Err(self.died()))).collect()
         });
         let mut sum = (0, 0);
         let mut error = None;
@@ -563,7 +540,15 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn go_on(&self, stop: &Cancel) -> Result<(), TransportError> {
+    pub(super) fn died(&self) -> TransportError {
+        TransportError::Protocol {
+            target: self.transport.target().to_owned(),
+            doing: "writing files".to_owned(),
+            reason: "a worker ended unexpectedly; this is a bug".to_owned(),
+        }
+    }
+
+    pub(super) fn go_on(&self, stop: &Cancel) -> Result<(), TransportError> {
         stop.check()?;
         Ok(self.ctx.cancel.check()?)
     }
@@ -586,19 +571,32 @@ fn lacking(wanted: &[(&Probe, u64)]) -> Option<RecoveryError> {
 }
 
 /// The rows of the full manifest, found by tree and path.
-struct ProofTable(HashMap<(Root, Utf8PathBuf), FileProof>);
+pub(super) struct ProofTable(HashMap<Root, HashMap<Utf8PathBuf, FileProof>>);
 
 impl ProofTable {
     fn new(rows: Vec<FileProof>) -> Self {
-        Self(rows.into_iter().map(|row| ((row.root, row.path.clone()), row)).collect())
+        let mut table: HashMap<Root, HashMap<Utf8PathBuf, FileProof>> = HashMap::new();
+        for row in rows {
+            table.entry(row.root).or_default().insert(row.path.clone(), row);
+        }
+        Self(table)
+    }
+
+    /// Those of a tree.
+    pub(super) fn of(&self, root: Root) -> Option<&HashMap<Utf8PathBuf, FileProof>> {
+        self.0.get(&root)
     }
 }
 
-fn proof_of<'a>(proofs: &'a Option<ProofTable>, root: Root, path: &Utf8Path) -> Option<&'a FileProof> {
-    proofs.as_ref()?.0.get(&(root, path.to_owned()))
+pub(super) fn proof_of<'a>(
+    proofs: &'a Option<ProofTable>,
+    root: Root,
+    path: &Utf8Path,
+) -> Option<&'a FileProof> {
+    proofs.as_ref()?.of(root)?.get(path)
 }
 
-fn directory(path: &str, mode: u32) -> StoreItem {
+pub(super) fn directory(path: &str, mode: u32) -> StoreItem {
     StoreItem { path: path.into(), mode, mtime: FileTime::default(), content: StoreContent::Directory }
 }
 
@@ -607,7 +605,7 @@ fn empty_file(path: &str) -> StoreItem {
     StoreItem { path: path.into(), mode: 0o600, mtime: FileTime::default(), content }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::merge::{Merged, Source};
-use super::{LABEL, Listing, Shared, damaged, merged_entry};
+use super::{LABEL, Shared, damaged, startable};
 use crate::catalog::{CatalogError, MemberStream, Root};
 use crate::format::incremental::{incremental_path, whole_path};
 use crate::model::Entry;
@@ -18,12 +18,11 @@ use crate::model::Entry;
 pub(super) struct Walk {
     shared: Arc<Shared>,
     root: Root,
-    listing: Arc<Listing>,
     /// Which link is read.
     at: usize,
     members: Members,
     /// Merged files whose full file was not met yet.
-    waiting: HashMap<Utf8PathBuf, Vec<Kept>>,
+    waiting: HashMap<Utf8PathBuf, Waiting>,
     scratch: Option<Scratch>,
 }
 
@@ -32,6 +31,14 @@ enum Members {
     Packed(Box<dyn MemberStream>),
     /// In any order, each opened when it is its turn.
     Files(VecDeque<Entry>),
+}
+
+/// A file that is merged when its full file comes.
+struct Waiting {
+    /// The newest incremental file.
+    newest: Entry,
+    /// The incremental files, the newest first.
+    kept: Vec<Kept>,
 }
 
 /// An incremental file that waits.
@@ -79,10 +86,10 @@ fn failed(error: CatalogError) -> io::Error {
 }
 
 impl Walk {
-    pub(super) fn new(shared: Arc<Shared>, root: Root, listing: Arc<Listing>) -> Result<Self, CatalogError> {
+    pub(super) fn new(shared: Arc<Shared>, root: Root) -> Result<Self, CatalogError> {
         let members = Members::of(&shared, 0, root)?;
         let (waiting, scratch) = (HashMap::new(), None);
-        Ok(Self { shared, root, listing, at: 0, members, waiting, scratch })
+        Ok(Self { shared, root, at: 0, members, waiting, scratch })
     }
 
     /// The next member of the current link, and its bytes.
@@ -159,7 +166,8 @@ impl Walk {
             }
         };
         let at = kept.at();
-        Source::incremental(bytes, self.shared.block_size, self.shared.blocks_per_file).map_err(|error| {
+        let layout = self.shared.layout().map_err(failed)?;
+        Source::incremental(bytes, layout.block_size, layout.blocks_per_file).map_err(|error| {
             let link = self.shared.links.get(at);
             let name = link.map(|link| link.reader.location(self.root).join(incremental_path(path)));
             io::Error::new(error.kind(), format!("{}: {error}", name.unwrap_or_default()))
@@ -170,19 +178,21 @@ impl Walk {
     fn merge(
         &mut self,
         path: &Utf8Path,
-        kept: &[Kept],
+        waiting: &Waiting,
         whole: Box<dyn Read + Send>,
     ) -> io::Result<(Entry, Box<dyn Read + Send>)> {
-        let mut sources = kept.iter().map(|kept| self.open(path, kept)).collect::<io::Result<Vec<_>>>()?;
+        let mut sources =
+            waiting.kept.iter().map(|kept| self.open(path, kept)).collect::<io::Result<Vec<_>>>()?;
         let whole = match self.shared.links.get(self.at) {
             Some(link) => link.verified(self.root, path, whole),
             None => whole,
         };
-        sources.push(Source::whole(whole, self.shared.block_size));
+        let block_size = self.shared.layout().map_err(failed)?.block_size;
+        sources.push(Source::whole(whole, block_size));
         let location = self.shared.links.first().map(|link| link.reader.location(self.root).join(path));
-        let merged = Merged::new(sources, self.shared.block_size, location.unwrap_or_default())?;
-        let of = self.listing.merged.get(path).ok_or_else(|| failed(self.shared.no_full(self.root, path)))?;
-        Ok((merged_entry(of, path.to_owned(), merged.size()), Box::new(merged)))
+        let merged = Merged::new(sources, block_size, location.unwrap_or_default())?;
+        let (path, size) = (path.to_owned(), merged.size());
+        Ok((Entry { path, size, ..waiting.newest.clone() }, Box::new(merged)))
     }
 }
 
@@ -205,10 +215,14 @@ impl MemberStream for Walk {
         loop {
             let Some((entry, bytes)) = self.member()? else {
                 // Older backups are read as far as they are needed.
+                if self.at == 0 {
+                    let newest = self.shared.newest().map_err(failed)?;
+                    self.shared.complete(newest, self.root, &self.waiting).map_err(failed)?;
+                }
                 let Some(path) = self.waiting.keys().next() else { return Ok(None) };
                 // Each backup has each of these files, whole or incremental: a gap would bring old blocks back.
-                let gap = |kept: &&Vec<Kept>| kept.last().is_none_or(|kept| kept.at() != self.at);
-                if let Some((path, _)) = self.waiting.iter().find(|(_, kept)| gap(kept)) {
+                let gap = |waiting: &Waiting| waiting.kept.last().is_none_or(|kept| kept.at() != self.at);
+                if let Some((path, _)) = self.waiting.iter().find(|(_, waiting)| gap(waiting)) {
                     let name = self.shared.links.get(self.at).map(|link| link.reader.location(self.root));
                     let name = name.unwrap_or_default().join(incremental_path(path));
                     return Err(failed(damaged(&name, "a file", &"none")));
@@ -224,23 +238,28 @@ impl MemberStream for Walk {
             match incremental {
                 Some(whole) if self.at == 0 => {
                     let kept = self.keep(&entry.path, bytes)?;
-                    self.waiting.insert(whole, vec![kept]);
+                    self.waiting.insert(whole, Waiting { newest: entry, kept: vec![kept] });
                 }
                 Some(whole) if self.waiting.contains_key(&whole) => {
                     let kept = self.keep(&entry.path, bytes)?;
-                    self.waiting.entry(whole).or_default().push(kept);
+                    if let Some(waiting) = self.waiting.get_mut(&whole) {
+                        waiting.kept.push(kept);
+                    }
                 }
                 None if self.at == 0 => {
                     if self.root == Root::Data && entry.path == LABEL {
-                        let size = self.shared.label.len() as u64;
-                        let label = Cursor::new(Arc::clone(&self.shared.label));
-                        return Ok(Some((Entry { size, ..entry }, Box::new(label))));
+                        let link = self.shared.newest().map_err(failed)?;
+                        let mut label = String::new();
+                        link.verified(self.root, &entry.path, bytes).read_to_string(&mut label)?;
+                        let label = startable(&label);
+                        let size = label.len() as u64;
+                        return Ok(Some((Entry { size, ..entry }, Box::new(Cursor::new(label)))));
                     }
                     return Ok(Some((entry, bytes)));
                 }
                 None if entry.is_file() => {
-                    if let Some(kept) = self.waiting.remove(&entry.path) {
-                        return self.merge(&entry.path, &kept, bytes).map(Some);
+                    if let Some(waiting) = self.waiting.remove(&entry.path) {
+                        return self.merge(&entry.path, &waiting, bytes).map(Some);
                     }
                 }
                 Some(_) | None => {}
