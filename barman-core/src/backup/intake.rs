@@ -2,7 +2,7 @@
 //! end compared with the server's manifest.
 
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{BufWriter, Write};
 
 use bytes::Bytes;
 use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
@@ -27,6 +27,8 @@ use crate::pg::BaseBackupSink;
 pub(super) const MANIFEST: &str = "backup_manifest";
 /// The name of the label in the data directory.
 const LABEL: &str = "backup_label";
+/// Bytes of an archive written at once.
+const GATHER: usize = 1 << 20;
 /// No label is longer; it is a few lines.
 const LONGEST_LABEL: usize = 64 << 10;
 
@@ -53,7 +55,7 @@ pub(super) struct Intake<'a> {
     received: Vec<FileProof>,
     /// The archives that were stored.
     archives: Vec<FileProof>,
-    packing: Option<&'a Packing>,
+    keep: Keep<'a>,
     /// The directories in the archives.
     directories: Vec<DirSpec>,
     label: Vec<u8>,
@@ -75,7 +77,40 @@ struct Archive {
     root: Root,
     parser: Parser,
     file: Option<Current>,
-    packer: Option<Packer>,
+    store: Store,
+}
+
+/// What becomes of the files.
+#[derive(Clone, Copy)]
+pub(super) enum Keep<'a> {
+    /// They are stored.
+    Files,
+    /// Their archives are, packed here.
+    Packed(&'a Packing),
+    /// Their archives are, as the server packed them, with this ending.
+    Received(&'static str),
+}
+
+impl Keep<'_> {
+    fn is_files(&self) -> bool {
+        matches!(self, Self::Files)
+    }
+
+    fn ending(&self) -> &'static str {
+        match self {
+            Self::Files => "tar",
+            Self::Packed(packing) => packing.ending,
+            Self::Received(ending) => ending,
+        }
+    }
+}
+
+/// Where the bytes of an archive go.
+enum Store {
+    Nothing,
+    Packer(Packer),
+    /// The bytes as they come.
+    Sink(BufWriter<Box<dyn FileSink>>),
 }
 
 /// The file that is coming.
@@ -112,7 +147,7 @@ impl<'a> Intake<'a> {
         space: &'a dyn BackupSpace,
         begin: &'a Begin,
         layout: Option<PageLayout>,
-        packing: Option<&'a Packing>,
+        keep: Keep<'a>,
         ctx: &'a Ctx<'a>,
     ) -> Self {
         Self {
@@ -123,7 +158,7 @@ impl<'a> Intake<'a> {
             state: State::Nothing,
             received: Vec::new(),
             archives: Vec::new(),
-            packing,
+            keep,
             directories: Vec::new(),
             label: Vec::new(),
             manifest: Vec::new(),
@@ -136,14 +171,23 @@ impl<'a> Intake<'a> {
     /// Ends the archive that was being received.
     fn close(&mut self) -> Result<(), BackupError> {
         if let State::Archive(open) = std::mem::replace(&mut self.state, State::Nothing) {
-            let Archive { root, parser, packer, .. } = *open;
+            let Archive { root, parser, store, .. } = *open;
             let end = parser.finish().map_err(|error| self.broken(root, &error.to_string()))?;
-            if let Some(packer) = packer {
-                // Servers before 15 leave the mark out.
-                if end == tar::End::Unmarked {
-                    packer.push(Bytes::from_static(&tar::END_OF_ARCHIVE));
+            match store {
+                Store::Nothing => {}
+                Store::Packer(packer) => {
+                    // Servers before 15 leave the mark out.
+                    if end == tar::End::Unmarked {
+                        packer.push(Bytes::from_static(&tar::END_OF_ARCHIVE));
+                    }
+                    self.archives.push(packer.finish()?);
                 }
-                self.archives.push(packer.finish()?);
+                Store::Sink(sink) => {
+                    let sink = sink.into_inner().map_err(|error| {
+                        self.unwritable(Root::Data, Utf8Path::new("an archive"), error.into_error())
+                    })?;
+                    self.archives.push(sink.finish()?);
+                }
             }
             self.complete.push(root);
         }
@@ -169,7 +213,7 @@ impl<'a> Intake<'a> {
         match &member.kind {
             tar::Kind::Directory => {
                 let spec = DirSpec { root, path, mode: member.mode };
-                if self.packing.is_none() {
+                if self.keep.is_files() {
                     self.space.dir(spec)?;
                 } else {
                     self.directories.push(spec);
@@ -178,7 +222,7 @@ impl<'a> Intake<'a> {
             }
             tar::Kind::File => {
                 let (mode, mtime, size) = (member.mode, member.mtime, member.size);
-                let to = if self.packing.is_some() {
+                let to = if !self.keep.is_files() {
                     let (path, crc32c, sha256) = (path.clone(), 0, None);
                     To::Archive { proof: FileProof { root, path, size: 0, mtime, mode, crc32c, sha256 } }
                 } else {
@@ -196,7 +240,7 @@ impl<'a> Intake<'a> {
             tar::Kind::Symlink(_) => {
                 match path.strip_prefix("pg_tblspc").ok().map(|oid| oid.as_str().parse()) {
                     Some(Ok(oid)) if root == Root::Data => {
-                        if self.packing.is_none() {
+                        if self.keep.is_files() {
                             self.space.tablespace_link(oid)?;
                         }
                         Ok(None)
@@ -231,9 +275,14 @@ impl<'a> Intake<'a> {
         let State::Archive(mut open) = std::mem::replace(&mut self.state, State::Nothing) else {
             return Err(self.broken(Root::Data, "data came that belongs to no archive"));
         };
-        if let Some(packer) = open.packer.take_if(|packer| !packer.push(bytes.clone())) {
+        if let Store::Packer(packer) = &open.store
+            && !packer.push(bytes.clone())
+        {
             // It has failed, and says why.
-            return packer.finish().map(drop);
+            return match std::mem::replace(&mut open.store, Store::Nothing) {
+                Store::Packer(packer) => packer.finish().map(drop),
+                _ => Ok(()),
+            };
         }
         let Archive { root, parser, file, .. } = &mut *open;
         let root = *root;
@@ -311,7 +360,7 @@ impl<'a> Intake<'a> {
         let corrupt: Vec<CorruptPage> = corrupt.collect();
         let label = String::from_utf8_lossy(&self.label).into_owned();
         let mut proofs = self.archives;
-        if self.packing.is_none() {
+        if self.keep.is_files() {
             proofs.extend(self.received);
         } else {
             write_members(self.space, &self.directories, &self.received)?;
@@ -377,8 +426,9 @@ impl BaseBackupSink for Intake<'_> {
             return Err(self.broken(root, "an archive came that was not announced"));
         }
         self.space.dir(DirSpec { root, path: Utf8PathBuf::new(), mode: 0o700 })?;
-        let packer = match self.packing {
-            Some(packing) => {
+        let store = match self.keep {
+            Keep::Files => Store::Nothing,
+            Keep::Packed(_) | Keep::Received(_) => {
                 let stem = tablespace.map_or_else(|| "base".to_owned(), |oid| oid.to_string());
                 if tablespace.is_some() {
                     // The archives of tablespaces lie beside that of the data directory.
@@ -386,17 +436,19 @@ impl BaseBackupSink for Intake<'_> {
                 }
                 let spec = FileSpec {
                     root: Root::Data,
-                    path: format!("{stem}.{}", packing.ending).into(),
+                    path: format!("{stem}.{}", self.keep.ending()).into(),
                     mode: 0o600,
                     mtime: FileTime { seconds: self.ctx.clock.now().unix_timestamp(), nanos: 0 },
                     size: 0,
                 };
-                Some(Packer::begin(self.space, spec, packing)?)
+                match self.keep {
+                    Keep::Packed(packing) => Store::Packer(Packer::begin(self.space, spec, packing)?),
+                    _ => Store::Sink(BufWriter::with_capacity(GATHER, self.space.file(spec)?)),
+                }
             }
-            None => None,
         };
         let parser = Parser::new();
-        self.state = State::Archive(Box::new(Archive { root, parser, file: None, packer }));
+        self.state = State::Archive(Box::new(Archive { root, parser, file: None, store }));
         Ok(())
     }
 
@@ -412,5 +464,12 @@ impl BaseBackupSink for Intake<'_> {
             return Ok(());
         }
         self.archive_data(&bytes)
+    }
+
+    fn packed(&mut self, bytes: Bytes) -> Result<(), BackupError> {
+        let State::Archive(open) = &mut self.state else { return Ok(()) };
+        let Store::Sink(sink) = &mut open.store else { return Ok(()) };
+        let written = sink.write_all(&bytes);
+        written.map_err(|error| self.unwritable(Root::Data, Utf8Path::new("an archive"), error))
     }
 }

@@ -235,6 +235,7 @@ fn run(script: &[Act]) -> Result<Harvest, BackupError> {
         corrupt_pages: CorruptPagePolicy::Warn,
         packing: None,
         incremental: None,
+        server_packing: None,
     };
     let tree =
         Tree { root: Root::Data, source: "/pg".into(), label: "pgdata".to_owned(), foreign: Vec::new() };

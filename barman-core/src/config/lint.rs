@@ -3,7 +3,7 @@
 
 use super::server::ServerConfig;
 use super::types::Location;
-use super::words::{BackupFormat, BackupMethod, CompressionLocation};
+use super::words::BackupMethod;
 
 /// What is about to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,17 +46,7 @@ pub fn refusals(server: &ServerConfig, operation: Operation) -> Vec<String> {
         }
     };
     match options.backup_method {
-        BackupMethod::Rsync | BackupMethod::LocalRsync => {}
-        BackupMethod::Postgres => {
-            if options.backup_compression.is_some() {
-                if let Some(location @ CompressionLocation::Server) = options.backup_compression_location {
-                    lacking("backup_compression_location", location.as_str(), &[Backup]);
-                }
-                if let Some(format @ BackupFormat::Plain) = options.backup_compression_format {
-                    lacking("backup_compression_format", format.as_str(), &[Backup]);
-                }
-            }
-        }
+        BackupMethod::Rsync | BackupMethod::LocalRsync | BackupMethod::Postgres => {}
         method => lacking("backup_method", method.as_str(), &[Backup]),
     }
     if let Location::Cloud(_) = options.basebackups_directory {

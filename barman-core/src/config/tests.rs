@@ -468,16 +468,6 @@ fn options_of_a_command() {
 fn nothing_is_ignored_in_silence() {
     use Operation::{Archive, Backup, Delete, Look, Receive, Restore, Sync};
     for (options, first_word, stopped) in [
-        (
-            "backup_method=postgres\nbackup_compression=gzip\nbackup_compression_location=server",
-            "backup_compression_location",
-            vec![Backup],
-        ),
-        (
-            "backup_method=postgres\nbackup_compression=gzip\nbackup_compression_format=plain",
-            "backup_compression_format",
-            vec![Backup],
-        ),
         ("backup_method=snapshot", "backup_method", vec![Backup]),
         ("backup_method=local-to-cloud", "backup_method", vec![Backup]),
         ("basebackups_directory=s3://b/p", "basebackups_directory", vec![Backup, Delete]),

@@ -9,11 +9,10 @@ use time::OffsetDateTime;
 use super::{Server, ServerError};
 use crate::backup::{
     BackupError, BackupExecutor, BackupJob, BackupJournal, Begin, CopyExecutor, CorruptPagePolicy, End,
-    IncrementalPlan, Packing, ReusePlan, StreamingExecutor,
+    IncrementalPlan, ReusePlan, StreamingExecutor,
 };
 use crate::catalog::{BackupSpace, Catalog, CatalogError, Draft, Lease, Purpose, SpaceReport};
-use crate::codec::{self, Algorithm, Level};
-use crate::config::{BackupCompression, Operation, ReuseBackup};
+use crate::config::{Operation, ReuseBackup};
 use crate::ctx::{Cancel, Ctx};
 use crate::format::text::{human_duration, percentage, pretty_size};
 use crate::format::timestamp::python_str;
@@ -40,6 +39,7 @@ impl Server {
     /// leaves it EMPTY or STARTED, which the next backup turns into FAILED (I8).
     pub fn backup(&self, options: &BackupOptions, ctx: &Ctx<'_>) -> Result<BackupInfo, ServerError> {
         self.usable(Operation::Backup, ctx)?;
+        self.judge_packing()?;
         let parent = options.incremental.as_deref().map(|token| self.parent_for(token, ctx)).transpose()?;
         self.ready_for_backup(ctx)?;
         self.make_directories()?;
@@ -122,7 +122,7 @@ impl Server {
         draft.backup_name = options.name.clone();
         draft.mode = Some(executor.method());
         draft.parent_backup_id = parent.map(|parent| parent.id);
-        draft.compression = self.config.options.backup_compression.map(|c| c.as_str().to_owned());
+        draft.compression = self.recorded_compression();
         let (info, space) = self.catalog.create(Draft { created_at, info: draft })?;
         // While it is being taken nobody removes it, nor the WAL that it may need.
         let _lease = self.catalog.lease(&info.id, Purpose::Backup)?;
@@ -199,6 +199,7 @@ impl Server {
             keepalive: Duration::from_secs(u64::try_from(options.keepalive_interval).unwrap_or(0)),
             corrupt_pages: CorruptPagePolicy::Warn,
             packing: self.packing()?,
+            server_packing: self.server_packing(),
             incremental: from.incremental,
         };
         let journal =
@@ -236,32 +237,6 @@ impl Server {
             ctx.info(format!("Backup end at LSN: {lsn} ({wal}, {offset:08X})"));
         }
         Ok(info)
-    }
-
-    /// How the archives of a base backup are packed, where `backup_compression` asks for archives.
-    fn packing(&self) -> Result<Option<Packing>, ServerError> {
-        let options = &self.config.options;
-        let Some(wanted) = options.backup_compression else { return Ok(None) };
-        let (algorithm, ending) = match wanted {
-            BackupCompression::Gzip => (Algorithm::Gzip, "tar.gz"),
-            BackupCompression::Lz4 => (Algorithm::Lz4, "tar.lz4"),
-            BackupCompression::Zstd => (Algorithm::Zstd, "tar.zst"),
-            BackupCompression::None => (Algorithm::None, "tar"),
-        };
-        // Without a level that of pg_basebackup.
-        let usual = match algorithm {
-            Algorithm::Lz4 => 0,
-            Algorithm::Zstd => 3,
-            _ => 6,
-        };
-        let level = options.backup_compression_level.unwrap_or(usual);
-        let level =
-            Level::Number(i32::try_from(level).unwrap_or(if level < 0 { i32::MIN } else { i32::MAX }));
-        let compressor = Arc::from(codec::packing(algorithm, level)?);
-        let own = options.backup_compression_workers.and_then(|n| usize::try_from(n).ok());
-        let most = self.host.workers.max(1).saturating_mul(4);
-        let workers = own.filter(|n| *n > 0).unwrap_or(self.host.workers).clamp(1, most);
-        Ok(Some(Packing { compressor, workers, ending }))
     }
 
     /// What can be taken from another backup, and the lease that keeps it there; `None` when it goes away just now.

@@ -24,6 +24,7 @@ mod listing;
 mod live;
 mod manifest;
 mod models;
+mod packing;
 mod processes;
 mod prune;
 mod put_wal;

@@ -105,6 +105,7 @@ impl Rig {
             corrupt_pages: CorruptPagePolicy::Fail,
             packing: None,
             incremental: None,
+            server_packing: None,
         };
         let begin = "1/0".parse().unwrap();
         let cancel = Cancel::new();
