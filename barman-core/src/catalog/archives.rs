@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
+use super::known::BACKUP_MANIFEST;
 use super::local::Shared;
 use super::sidecar::read_proofs;
-use super::{BackupReader, CatalogError, FileProof, MemberStream, Root};
+use super::{BackupReader, CatalogError, FileProof, MemberStream, Packed, Root};
 use crate::codec::{Algorithm, MAGIC_LEN, decompressor, detect};
 use crate::format::manifest::{ChecksumAlgorithm, ManifestFile, read_manifest};
 use crate::format::tar::{self, Event, Member, Parser};
@@ -133,7 +134,7 @@ impl ArchiveReader {
 
     /// The rows of PostgreSQL's manifest as far as they bear a CRC-32C.
     fn manifest(&self) -> Result<Option<Vec<FileProof>>, CatalogError> {
-        let path = self.shared.paths.tree(&self.info.id, Root::Data).join("backup_manifest");
+        let path = self.shared.paths.tree(&self.info.id, Root::Data).join(BACKUP_MANIFEST);
         let file = match self.shared.disk.open_read(&path) {
             Err(e) if e.kind() == IoErrorKind::NotFound => return Ok(None),
             other => other?,
@@ -227,6 +228,18 @@ impl BackupReader for ArchiveReader {
 
     fn stream(&self, root: Root) -> Result<Option<Box<dyn MemberStream>>, CatalogError> {
         Ok(Some(Box::new(self.members(root)?)))
+    }
+
+    fn manifest(&self) -> Result<Option<Box<dyn Read + Send>>, CatalogError> {
+        let data = self.shared.paths.tree(&self.info.id, Root::Data);
+        super::reader::opened(&self.shared, &data.join(BACKUP_MANIFEST))
+    }
+
+    fn packed(&self) -> Result<Option<Packed>, CatalogError> {
+        let disk = &*self.shared.disk;
+        let entries = super::reader::listed(disk, &self.shared.paths.tree(&self.info.id, Root::Data))?;
+        let proofs = read_proofs(disk, &self.shared.paths.sidecar(&self.info.id))?;
+        Ok(Some(Packed { entries, proofs }))
     }
 
     fn sidecar(&self, name: &str) -> Result<Option<Box<dyn Read + Send>>, CatalogError> {

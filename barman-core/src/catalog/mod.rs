@@ -3,6 +3,7 @@
 mod annotations;
 mod archives;
 mod facts;
+mod known;
 mod layout;
 mod local;
 mod locking;
@@ -12,11 +13,14 @@ mod reader;
 mod removal;
 mod sidecar;
 mod space;
+mod verify;
 mod walk;
 
+pub(crate) use known::BACKUP_MANIFEST;
 pub use layout::CatalogPaths;
 pub use local::LocalCatalog;
 pub use port::{
     BackupReader, BackupSpace, Catalog, CatalogError, DirSpec, Draft, FileProof, FileSink, FileSpec, Lease,
-    MemberStream, Purpose, Removed, Reused, Root, SpaceReport, Survey, Unreadable,
+    MemberStream, Packed, Purpose, Removed, Reused, Root, SpaceReport, Survey, Unreadable,
 };
+pub use verify::{Fault, FileProblem, FileVerification, verify_files};

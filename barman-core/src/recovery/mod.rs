@@ -11,6 +11,7 @@ mod settle;
 mod verify;
 
 pub use error::RecoveryError;
+pub(crate) use judged::expected_segment;
 pub use planner::StandardPlanner;
 pub use port::{
     Facts, LastRecord, PlanError, RecoveryPlan, RecoveryPlanner, RecoveryRequest, SettingsPlan, StopAfter,

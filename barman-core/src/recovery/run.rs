@@ -7,14 +7,13 @@ use std::sync::Mutex;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
-use super::judged::Judged;
+use super::judged::{Judged, expected_segment};
 use super::settle::{self, ConfigReport};
 use super::verify::Verifying;
 use super::{RecoveryError, RecoveryPlan, TreePlan, WalPlan};
 use crate::backup::{Throttle, top_mode};
 use crate::catalog::{BackupReader, FileProof, MemberStream, Root};
 use crate::ctx::{Cancel, Ctx, Event, Unit};
-use crate::format::wal_page::Expectations;
 use crate::model::{Entry, FileTime, WalFileName};
 use crate::transport::{FileOp, Lane, Probe, ProbeKind, StoreContent, StoreItem, Transport, TransportError};
 use crate::wal::{PartialWal, WalArchive, WalRange};
@@ -436,13 +435,7 @@ impl Run<'_> {
         let mut bytes = self.archive.open(&name).map_err(failed)?;
         let content = if let Some(own) = name.as_segment() {
             self.ctx.progress.event(&Event::Advanced { by: segment });
-            let info = self.reader.info();
-            let expected = Expectations {
-                system_id: info.systemid,
-                accept_unknown_magic: true,
-                check_records: true,
-                ..Expectations::new(own, info.xlog_segment_size)
-            };
+            let expected = expected_segment(self.reader.info(), own);
             StoreContent::File { size: segment, bytes: Box::new(Judged::new(bytes, expected)) }
         } else {
             // History files and backup labels are a few hundred bytes.

@@ -32,6 +32,7 @@ mod restore;
 mod slots;
 mod switch_wal;
 mod status;
+mod verify_backup;
 mod wal_stats;
 mod wal_view;
 
@@ -67,6 +68,7 @@ pub use restore::{RestoreOptions, RestoreOutcome};
 pub use slots::Reset;
 pub use status::StatusLine;
 pub use switch_wal::Switch;
+pub use verify_backup::{Verification, WalProblem};
 pub use wal_stats::{BackupWal, WalSpan, WalStats};
 pub use wal_view::{BackupReach, TimelineView, WalView};
 
