@@ -2,6 +2,8 @@
 
 mod console;
 
+pub(crate) use console::ascii_json;
+
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -17,5 +17,5 @@ pub use port::{
     Facts, LastRecord, PlanError, RecoveryPlan, RecoveryPlanner, RecoveryRequest, SettingsPlan, StopAfter,
     TablespacePlan, TimeStop, TreePlan, Unfinished, WalDelivery, WalPlan,
 };
-pub use run::{RecoveryReport, RunOptions, run};
+pub use run::{RecoveryReport, RunOptions, look, run};
 pub use settle::{ConfigLine, ConfigReport};

@@ -74,6 +74,53 @@ pub fn run(
     Ok(report)
 }
 
+/// Whether the destination can be restored to: every place empty or not there, and no server in it. Nothing is touched.
+///
+/// # Errors
+/// What stands in the way.
+pub fn look(plan: &RecoveryPlan, transport: &dyn Transport) -> Result<(), RecoveryError> {
+    places(plan, transport.lane()?.as_mut()).map(drop)
+}
+
+/// Looks at the trees' places in their order, at `postmaster.pid`, and at where WAL is staged.
+fn places(plan: &RecoveryPlan, lane: &mut dyn Lane) -> Result<Vec<Probe>, RecoveryError> {
+    let trees = &plan.trees;
+    let staging = plan.wal.as_ref().filter(|wal| !wal.own_directory).map(|wal| &wal.directory);
+    let mut places: Vec<Utf8PathBuf> = trees.iter().map(|t| t.destination.clone()).collect();
+    places.push(plan.destination.join("postmaster.pid"));
+    places.extend(staging.cloned());
+    let probes = lane.probe(&places)?;
+    let in_use = probes.get(trees.len()).is_some_and(|p| p.kind == ProbeKind::File);
+    // The data directory is the last tree, and what is wrong with it matters most.
+    for (tree, probe) in trees.iter().zip(&probes).rev() {
+        judge(plan, tree, probe, in_use)?;
+    }
+    let staged = probes.get(trees.len() + 1);
+    if let Some(probe) = staged.filter(|p| !matches!(p.kind, ProbeKind::Missing | ProbeKind::EmptyDirectory))
+    {
+        let why = "it is to hold WAL only, since it is removed when recovery ends, and something is there";
+        return Err(RecoveryError::Unusable { path: probe.path.clone(), why });
+    }
+    Ok(probes)
+}
+
+fn judge(plan: &RecoveryPlan, tree: &TreePlan, probe: &Probe, in_use: bool) -> Result<(), RecoveryError> {
+    let path = tree.destination.clone();
+    match (probe.kind, tree.root) {
+        (ProbeKind::Missing | ProbeKind::EmptyDirectory, _) => Ok(()),
+        (ProbeKind::Directory, Root::Data) if in_use => Err(RecoveryError::InUse { path }),
+        (ProbeKind::Directory, Root::Data) => Err(RecoveryError::NotEmpty { path }),
+        (ProbeKind::Directory, Root::Tablespace(oid)) => {
+            let name = plan.tablespaces.iter().find(|t| t.oid == oid).map(|t| t.name.clone());
+            Err(RecoveryError::TablespaceNotEmpty { path, name: name.unwrap_or_else(|| oid.to_string()) })
+        }
+        (ProbeKind::Denied, _) => Err(RecoveryError::Unusable { path, why: "it may not be looked into" }),
+        (ProbeKind::File | ProbeKind::Other, _) => {
+            Err(RecoveryError::Unusable { path, why: "it is there and is not a directory" })
+        }
+    }
+}
+
 struct Run<'a> {
     plan: &'a RecoveryPlan,
     reader: &'a dyn BackupReader,
@@ -89,24 +136,8 @@ impl Run<'_> {
     /// before all of that is known.
     fn prepare(&self, lane: &mut dyn Lane) -> Result<u32, RecoveryError> {
         let trees = &self.plan.trees;
-        let staging = self.plan.wal.as_ref().filter(|wal| !wal.own_directory).map(|wal| &wal.directory);
-        let mut places: Vec<Utf8PathBuf> = trees.iter().map(|t| t.destination.clone()).collect();
-        places.push(self.plan.destination.join("postmaster.pid"));
-        places.extend(staging.cloned());
-        let probes = lane.probe(&places)?;
-        let in_use = probes.get(trees.len()).is_some_and(|p| p.kind == ProbeKind::File);
-        // The data directory is the last tree, and what is wrong with it matters most.
-        for (tree, probe) in trees.iter().zip(&probes).rev() {
-            self.judge(tree, probe, in_use)?;
-        }
+        let probes = places(self.plan, lane)?;
         let staged = probes.get(trees.len() + 1);
-        if let Some(probe) =
-            staged.filter(|p| !matches!(p.kind, ProbeKind::Missing | ProbeKind::EmptyDirectory))
-        {
-            let why =
-                "it is to hold WAL only, since it is removed when recovery ends, and something is there";
-            return Err(RecoveryError::Unusable { path: probe.path.clone(), why });
-        }
         let listings =
             trees.iter().map(|tree| self.reader.files(tree.root)).collect::<Result<Vec<_>, _>>()?;
         self.enough_room(&probes, staged, &listings)?;
@@ -123,23 +154,6 @@ impl Run<'_> {
         }
         lane.apply(&ops)?;
         Ok(data_mode)
-    }
-
-    fn judge(&self, tree: &TreePlan, probe: &Probe, in_use: bool) -> Result<(), RecoveryError> {
-        let path = tree.destination.clone();
-        match (probe.kind, tree.root) {
-            (ProbeKind::Missing | ProbeKind::EmptyDirectory, _) => Ok(()),
-            (ProbeKind::Directory, Root::Data) if in_use => Err(RecoveryError::InUse { path }),
-            (ProbeKind::Directory, Root::Data) => Err(RecoveryError::NotEmpty { path }),
-            (ProbeKind::Directory, Root::Tablespace(oid)) => {
-                let name = self.plan.tablespaces.iter().find(|t| t.oid == oid).map(|t| t.name.clone());
-                Err(RecoveryError::TablespaceNotEmpty { path, name: name.unwrap_or_else(|| oid.to_string()) })
-            }
-            (ProbeKind::Denied, _) => Err(RecoveryError::Unusable { path, why: "it may not be looked into" }),
-            (ProbeKind::File | ProbeKind::Other, _) => {
-                Err(RecoveryError::Unusable { path, why: "it is there and is not a directory" })
-            }
-        }
     }
 
     fn enough_room(

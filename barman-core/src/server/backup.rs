@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
+use super::scripts::Around;
 use super::{Server, ServerError};
 use crate::backup::{
     BackupError, BackupExecutor, BackupJob, BackupJournal, Begin, CopyExecutor, CorruptPagePolicy, End,
@@ -17,6 +18,7 @@ use crate::config::{BackupCompression, Operation, ReuseBackup};
 use crate::ctx::{Cancel, Ctx};
 use crate::format::text::{human_duration, percentage, pretty_size};
 use crate::format::timestamp::python_str;
+use crate::hooks::Phase;
 use crate::io::{LockError, LockName};
 use crate::model::{BackupId, BackupInfo, BackupMethod, PyValue, SegmentName, SegmentSize, Status};
 
@@ -45,8 +47,18 @@ impl Server {
             self.fail_abandoned(ctx)?;
             self.take_backup(options, ctx)?
         };
-        if options.wait {
-            self.wait_for_wal(&info, options.wait_timeout, ctx)?;
+        {
+            // Scripts are told of a backup that is still there.
+            let _lease = self.catalog.lease(&info.id, Purpose::Backup)?;
+            let waited = if options.wait {
+                self.wait_for_wal(&info, options.wait_timeout, ctx)
+                    .and_then(|()| self.check_completeness(&info.id, ctx).map(drop))
+            } else {
+                Ok(())
+            };
+            let told = || self.told_of_backup(&self.catalog.get(&info.id)?);
+            let ran = self.run_scripts(Around::Backup, Phase::Post, &told, ctx);
+            waited.and(ran)?;
         }
         self.archive_quietly(ctx)?;
         let info = self.check_completeness(&info.id, ctx)?;
@@ -119,7 +131,9 @@ impl Server {
             self.name(),
             self.catalog.paths().base(&info.id)
         ));
-        let outcome = self.copy_and_seal(executor, &info, previous, space.as_ref(), ctx);
+        let told = || self.told_of_backup(&info);
+        let begun = self.run_scripts(Around::Backup, Phase::Pre, &told, ctx);
+        let outcome = begun.and_then(|()| self.copy_and_seal(executor, &info, previous, space.as_ref(), ctx));
         match outcome {
             Ok(info) => {
                 let elapsed = ctx.clock.monotonic().saturating_sub(began);
@@ -144,6 +158,7 @@ impl Server {
                         info.id
                     ));
                 }
+                self.after_failed_backup(&info.id, ctx);
                 Err(error)
             }
         }

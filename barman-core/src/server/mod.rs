@@ -29,6 +29,7 @@ mod put_wal;
 mod receive;
 mod replication;
 mod restore;
+mod scripts;
 mod slots;
 mod switch_wal;
 mod status;
