@@ -75,6 +75,7 @@ fn main() -> Outcome<()> {
         compressed: false,
         jobs: 2,
         bandwidth: None,
+        told: String::new(),
     };
     let outcome = server.restore(&backup.id, &options, &ctx)?;
     print!("{}", outcome.plan);

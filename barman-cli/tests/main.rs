@@ -12,6 +12,7 @@
 
 mod options;
 mod user;
+mod verifying;
 mod base_backup;
 mod clients;
 mod cron;

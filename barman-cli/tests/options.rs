@@ -40,7 +40,6 @@ fn what_is_not_there_yet_refuses_by_name() {
     for (words, named) in [
         (&["restore", "--delta-restore", "main", "latest", "/x"][..], "--delta-restore"),
         (&["restore", "--aws-region", "eu", "main", "latest", "/x"], "snapshot"),
-        (&["verify-backup", "main", "latest"], "verify-backup"),
         (&["cloud-wal-archive", "main", "x"], "cloud-wal-archive"),
     ] {
         let run = world.barman(words).unwrap();

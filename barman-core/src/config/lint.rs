@@ -61,31 +61,6 @@ pub fn refusals(server: &ServerConfig, operation: Operation) -> Vec<String> {
     if server.is_passive() {
         lacking("primary_ssh_command", "(a passive node)", &[Sync]);
     }
-    for (option, needed_by) in hooks(server) {
-        if operation == Operation::Look || needed_by.contains(&operation) {
-            found.push(format!("{option} of server '{name}' cannot be run by this version"));
-        }
-    }
-    found
-}
-
-/// The scripts that are configured, with the operations around which Barman runs them. A backup deletes WAL that is no
-/// longer needed.
-fn hooks(server: &ServerConfig) -> Vec<(&'static str, &'static [Operation])> {
-    use Operation::{Backup, Delete, Restore};
-    let options = &server.options;
-    let mut found = Vec::new();
-    macro_rules! scripts {
-        ($needed_by:expr; $($name:ident)+) => {
-            $(if options.$name.is_some() { found.push((stringify!($name), $needed_by)); })+
-        };
-    }
-    scripts!(&[Backup] as &[_]; pre_backup_script pre_backup_retry_script post_backup_script post_backup_retry_script);
-    scripts!(&[Delete] as &[_]; pre_delete_script pre_delete_retry_script post_delete_script post_delete_retry_script);
-    scripts!(&[Backup, Delete] as &[_]; pre_wal_delete_script pre_wal_delete_retry_script post_wal_delete_script
-        post_wal_delete_retry_script);
-    scripts!(&[Restore] as &[_]; pre_recovery_script pre_recovery_retry_script post_recovery_script
-        post_recovery_retry_script);
     found
 }
 

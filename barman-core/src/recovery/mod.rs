@@ -14,10 +14,11 @@ mod verify;
 
 pub use combine::Chain;
 pub use error::RecoveryError;
+pub(crate) use judged::expected_segment;
 pub use planner::StandardPlanner;
 pub use port::{
     Facts, LastRecord, PlanError, RecoveryPlan, RecoveryPlanner, RecoveryRequest, SettingsPlan, StopAfter,
     TablespacePlan, TimeStop, TreePlan, Unfinished, WalDelivery, WalPlan,
 };
-pub use run::{RecoveryReport, RunOptions, run};
+pub use run::{RecoveryReport, RunOptions, look, run};
 pub use settle::{ConfigLine, ConfigReport};

@@ -7,14 +7,13 @@ use std::sync::Mutex;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
-use super::judged::Judged;
+use super::judged::{Judged, expected_segment};
 use super::settle::{self, ConfigReport};
 use super::verify::Verifying;
 use super::{RecoveryError, RecoveryPlan, TreePlan, WalPlan};
 use crate::backup::{Throttle, top_mode};
 use crate::catalog::{BackupReader, FileProof, Outline, Root};
 use crate::ctx::{Cancel, Ctx, Event, Unit};
-use crate::format::wal_page::Expectations;
 use crate::model::{Entry, FileTime, WalFileName};
 use crate::transport::{FileOp, Lane, Probe, ProbeKind, StoreContent, StoreItem, Transport, TransportError};
 use crate::wal::{PartialWal, WalArchive, WalRange};
@@ -87,6 +86,53 @@ pub fn run(
     Ok(report)
 }
 
+/// Whether the destination can be restored to: every place empty or not there, and no server in it. Nothing is touched.
+///
+/// # Errors
+/// What stands in the way.
+pub fn look(plan: &RecoveryPlan, transport: &dyn Transport) -> Result<(), RecoveryError> {
+    places(plan, transport.lane()?.as_mut()).map(drop)
+}
+
+/// Looks at the trees' places in their order, at `postmaster.pid`, and at where WAL is staged.
+fn places(plan: &RecoveryPlan, lane: &mut dyn Lane) -> Result<Vec<Probe>, RecoveryError> {
+    let trees = &plan.trees;
+    let staging = plan.wal.as_ref().filter(|wal| !wal.own_directory).map(|wal| &wal.directory);
+    let mut places: Vec<Utf8PathBuf> = trees.iter().map(|t| t.destination.clone()).collect();
+    places.push(plan.destination.join("postmaster.pid"));
+    places.extend(staging.cloned());
+    let probes = lane.probe(&places)?;
+    let in_use = probes.get(trees.len()).is_some_and(|p| p.kind == ProbeKind::File);
+    // The data directory is the last tree, and what is wrong with it matters most.
+    for (tree, probe) in trees.iter().zip(&probes).rev() {
+        judge(plan, tree, probe, in_use)?;
+    }
+    let staged = probes.get(trees.len() + 1);
+    if let Some(probe) = staged.filter(|p| !matches!(p.kind, ProbeKind::Missing | ProbeKind::EmptyDirectory))
+    {
+        let why = "it is to hold WAL only, since it is removed when recovery ends, and something is there";
+        return Err(RecoveryError::Unusable { path: probe.path.clone(), why });
+    }
+    Ok(probes)
+}
+
+fn judge(plan: &RecoveryPlan, tree: &TreePlan, probe: &Probe, in_use: bool) -> Result<(), RecoveryError> {
+    let path = tree.destination.clone();
+    match (probe.kind, tree.root) {
+        (ProbeKind::Missing | ProbeKind::EmptyDirectory, _) => Ok(()),
+        (ProbeKind::Directory, Root::Data) if in_use => Err(RecoveryError::InUse { path }),
+        (ProbeKind::Directory, Root::Data) => Err(RecoveryError::NotEmpty { path }),
+        (ProbeKind::Directory, Root::Tablespace(oid)) => {
+            let name = plan.tablespaces.iter().find(|t| t.oid == oid).map(|t| t.name.clone());
+            Err(RecoveryError::TablespaceNotEmpty { path, name: name.unwrap_or_else(|| oid.to_string()) })
+        }
+        (ProbeKind::Denied, _) => Err(RecoveryError::Unusable { path, why: "it may not be looked into" }),
+        (ProbeKind::File | ProbeKind::Other, _) => {
+            Err(RecoveryError::Unusable { path, why: "it is there and is not a directory" })
+        }
+    }
+}
+
 pub(super) struct Run<'a> {
     plan: &'a RecoveryPlan,
     pub(super) reader: &'a dyn BackupReader,
@@ -102,24 +148,8 @@ impl Run<'_> {
     /// before all of that is known. Gives the modes of the trees that are known by then.
     fn prepare(&self, lane: &mut dyn Lane) -> Result<Vec<Option<u32>>, RecoveryError> {
         let trees = &self.plan.trees;
-        let staging = self.plan.wal.as_ref().filter(|wal| !wal.own_directory).map(|wal| &wal.directory);
-        let mut places: Vec<Utf8PathBuf> = trees.iter().map(|t| t.destination.clone()).collect();
-        places.push(self.plan.destination.join("postmaster.pid"));
-        places.extend(staging.cloned());
-        let probes = lane.probe(&places)?;
-        let in_use = probes.get(trees.len()).is_some_and(|p| p.kind == ProbeKind::File);
-        // The data directory is the last tree, and what is wrong with it matters most.
-        for (tree, probe) in trees.iter().zip(&probes).rev() {
-            self.judge(tree, probe, in_use)?;
-        }
+        let probes = places(self.plan, lane)?;
         let staged = probes.get(trees.len() + 1);
-        if let Some(probe) =
-            staged.filter(|p| !matches!(p.kind, ProbeKind::Missing | ProbeKind::EmptyDirectory))
-        {
-            let why =
-                "it is to hold WAL only, since it is removed when recovery ends, and something is there";
-            return Err(RecoveryError::Unusable { path: probe.path.clone(), why });
-        }
         let outlines =
             trees.iter().map(|tree| self.reader.outline(tree.root)).collect::<Result<Vec<_>, _>>()?;
         self.enough_room(&probes, staged, &outlines)?;
@@ -154,23 +184,6 @@ impl Run<'_> {
         }
         lane.apply(&ops)?;
         Ok(data_mode)
-    }
-
-    fn judge(&self, tree: &TreePlan, probe: &Probe, in_use: bool) -> Result<(), RecoveryError> {
-        let path = tree.destination.clone();
-        match (probe.kind, tree.root) {
-            (ProbeKind::Missing | ProbeKind::EmptyDirectory, _) => Ok(()),
-            (ProbeKind::Directory, Root::Data) if in_use => Err(RecoveryError::InUse { path }),
-            (ProbeKind::Directory, Root::Data) => Err(RecoveryError::NotEmpty { path }),
-            (ProbeKind::Directory, Root::Tablespace(oid)) => {
-                let name = self.plan.tablespaces.iter().find(|t| t.oid == oid).map(|t| t.name.clone());
-                Err(RecoveryError::TablespaceNotEmpty { path, name: name.unwrap_or_else(|| oid.to_string()) })
-            }
-            (ProbeKind::Denied, _) => Err(RecoveryError::Unusable { path, why: "it may not be looked into" }),
-            (ProbeKind::File | ProbeKind::Other, _) => {
-                Err(RecoveryError::Unusable { path, why: "it is there and is not a directory" })
-            }
-        }
     }
 
     fn enough_room(
@@ -439,13 +452,7 @@ impl Run<'_> {
         let mut bytes = self.archive.open(&name).map_err(failed)?;
         let content = if let Some(own) = name.as_segment() {
             self.ctx.progress.event(&Event::Advanced { by: segment });
-            let info = self.reader.info();
-            let expected = Expectations {
-                system_id: info.systemid,
-                accept_unknown_magic: true,
-                check_records: true,
-                ..Expectations::new(own, info.xlog_segment_size)
-            };
+            let expected = expected_segment(self.reader.info(), own);
             StoreContent::File { size: segment, bytes: Box::new(Judged::new(bytes, expected)) }
         } else {
             // History files and backup labels are a few hundred bytes.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
+use super::scripts::Around;
 use super::{Server, ServerError};
 use crate::backup::{
     BackupError, BackupExecutor, BackupJob, BackupJournal, Begin, CopyExecutor, CorruptPagePolicy, End,
@@ -16,6 +17,7 @@ use crate::config::{Operation, ReuseBackup};
 use crate::ctx::{Cancel, Ctx};
 use crate::format::text::{human_duration, percentage, pretty_size};
 use crate::format::timestamp::python_str;
+use crate::hooks::Phase;
 use crate::io::{LockError, LockName};
 use crate::model::{BackupId, BackupInfo, BackupMethod, PyValue, SegmentName, SegmentSize, Status};
 
@@ -48,8 +50,18 @@ impl Server {
             self.fail_abandoned(ctx)?;
             self.take_backup(options, parent.as_ref(), ctx)?
         };
-        if options.wait {
-            self.wait_for_wal(&info, options.wait_timeout, ctx)?;
+        {
+            // Scripts are told of a backup that is still there.
+            let _lease = self.catalog.lease(&info.id, Purpose::Backup)?;
+            let waited = if options.wait {
+                self.wait_for_wal(&info, options.wait_timeout, ctx)
+                    .and_then(|()| self.check_completeness(&info.id, ctx).map(drop))
+            } else {
+                Ok(())
+            };
+            let told = || self.told_of_backup(&self.catalog.get(&info.id)?);
+            let ran = self.run_scripts(Around::Backup, Phase::Post, &told, ctx);
+            waited.and(ran)?;
         }
         self.archive_quietly(ctx)?;
         let info = self.check_completeness(&info.id, ctx)?;
@@ -133,8 +145,10 @@ impl Server {
             self.name(),
             self.catalog.paths().base(&info.id)
         ));
-        let outcome =
-            self.copy_and_seal(executor, &info, From { previous, incremental }, space.as_ref(), ctx);
+        let told = || self.told_of_backup(&info);
+        let begun = self.run_scripts(Around::Backup, Phase::Pre, &told, ctx);
+        let from = From { previous, incremental };
+        let outcome = begun.and_then(|()| self.copy_and_seal(executor, &info, from, space.as_ref(), ctx));
         match outcome {
             Ok(info) => {
                 let elapsed = ctx.clock.monotonic().saturating_sub(began);
@@ -159,6 +173,7 @@ impl Server {
                         info.id
                     ));
                 }
+                self.after_failed_backup(&info.id, ctx);
                 Err(error)
             }
         }

@@ -31,9 +31,11 @@ mod put_wal;
 mod receive;
 mod replication;
 mod restore;
+mod scripts;
 mod slots;
 mod switch_wal;
 mod status;
+mod verify_backup;
 mod wal_stats;
 mod wal_view;
 
@@ -69,6 +71,7 @@ pub use restore::{RestoreOptions, RestoreOutcome};
 pub use slots::Reset;
 pub use status::StatusLine;
 pub use switch_wal::Switch;
+pub use verify_backup::{Verification, WalProblem};
 pub use wal_stats::{BackupWal, WalSpan, WalStats};
 pub use wal_view::{BackupReach, TimelineView, WalView};
 

@@ -5,12 +5,14 @@ use std::io::Read;
 
 use camino::Utf8PathBuf;
 
+use super::scripts::Around;
 use super::{Server, ServerError};
 use crate::catalog::{Catalog, Purpose};
 use crate::config::Operation;
 use crate::ctx::Ctx;
 use crate::format::history::TimelineHistory;
 use crate::format::wal_page::{Expectations, Validator};
+use crate::hooks::Phase;
 use crate::model::{
     BackupId, BackupInfo, Lsn, RecoveryTarget, SegmentName, SegmentSize, StopPoint, WalFileName,
 };
@@ -45,6 +47,8 @@ pub struct RestoreOptions {
     pub jobs: usize,
     /// Most bytes a second.
     pub bandwidth: Option<u64>,
+    /// What scripts are told of the options that were given: a JSON object as Barman makes it, or nothing.
+    pub told: String,
 }
 
 /// What a restore did.
@@ -169,6 +173,13 @@ impl Server {
         let _lease = self.catalog.lease(id, Purpose::Restore)?;
         let backup = self.catalog.get(id)?;
         let plan = self.plan_restore(&backup, options, ctx)?;
+        let transport = self.transport_by(options.remote.as_deref(), options.compressed)?;
+        let told = || self.told_of_restore(&backup, options);
+        if !self.scripts(Around::Recovery, Phase::Pre).is_empty() {
+            // They may stop services or make room: not for a restore that is refused at once.
+            recovery::look(&plan, transport.as_ref())?;
+            self.run_scripts(Around::Recovery, Phase::Pre, &told, ctx)?;
+        }
         let kind = if options.remote.is_some() { "remote" } else { "local" };
         ctx.info(format!("Starting {kind} restore for server {} using backup {id}", self.name()));
         ctx.info(format!("Destination directory: {}", options.destination));
@@ -182,7 +193,6 @@ impl Server {
             ctx.warn(warning);
         }
         let (reader, _chain) = self.restorable(&backup, ctx)?;
-        let transport = self.transport_by(options.remote.as_deref(), options.compressed)?;
         let run = RunOptions { jobs: options.jobs, bandwidth: options.bandwidth };
         let report = recovery::run(&plan, reader.as_ref(), &self.wal, transport.as_ref(), &run, ctx)?;
         if report.unverified > 0 {
@@ -191,6 +201,7 @@ impl Server {
                 report.unverified
             ));
         }
+        self.run_scripts(Around::Recovery, Phase::Post, &told, ctx)?;
         Ok(RestoreOutcome { plan, report })
     }
 }

@@ -190,6 +190,7 @@ impl Server {
             compressed: false,
             jobs: 1,
             bandwidth: None,
+            told: String::new(),
         };
         let mut planned = self.plan_from(logs, backup, &options, &|_| None);
         if let Err(ServerError::Recovery(RecoveryError::Plan(PlanError::Timeline { .. }))) = &planned {
