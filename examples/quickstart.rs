@@ -75,6 +75,8 @@ fn main() -> Outcome<()> {
         compressed: false,
         jobs: 2,
         bandwidth: None,
+        delta: false,
+        discard_wal: false,
     };
     let outcome = server.restore(&backup.id, &options, &ctx)?;
     print!("{}", outcome.plan);

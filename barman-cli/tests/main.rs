@@ -14,6 +14,7 @@ mod options;
 mod user;
 mod base_backup;
 mod clients;
+mod delta;
 mod cron;
 mod deleting;
 mod hand_made;

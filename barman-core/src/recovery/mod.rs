@@ -1,11 +1,14 @@
 //! Bringing a server back: a pure planner, a plan that can be read, and the run that carries it out.
 
+mod compare;
+mod delta;
 mod error;
 mod judged;
 mod packed;
 mod path;
 mod planner;
 mod port;
+mod prepare;
 mod run;
 mod settings;
 mod settle;

@@ -10,6 +10,7 @@ use crate::catalog::{Catalog, Purpose};
 use crate::config::Operation;
 use crate::ctx::Ctx;
 use crate::format::history::TimelineHistory;
+use crate::format::text::pretty_size;
 use crate::format::wal_page::{Expectations, Validator};
 use crate::model::{
     BackupId, BackupInfo, Lsn, RecoveryTarget, SegmentName, SegmentSize, StopPoint, WalFileName,
@@ -45,6 +46,10 @@ pub struct RestoreOptions {
     pub jobs: usize,
     /// Most bytes a second.
     pub bandwidth: Option<u64>,
+    /// The destination may hold an older cluster: only what differs from it is written.
+    pub delta: bool,
+    /// WAL of that older cluster that may not be archived is removed instead of being kept aside.
+    pub discard_wal: bool,
 }
 
 /// What a restore did.
@@ -182,8 +187,23 @@ impl Server {
         }
         let reader = self.catalog.open(id)?;
         let transport = self.transport_by(options.remote.as_deref(), options.compressed)?;
-        let run = RunOptions { jobs: options.jobs, bandwidth: options.bandwidth };
+        let run = RunOptions {
+            jobs: options.jobs,
+            bandwidth: options.bandwidth,
+            delta: options.delta,
+            discard_wal: options.discard_wal,
+        };
         let report = recovery::run(&plan, reader.as_ref(), &self.wal, transport.as_ref(), &run, ctx)?;
+        if options.delta {
+            ctx.info(format!(
+                "Delta restore: {} files ({}) of the destination were equal and stay, {} were removed, {} ({}) were written",
+                report.kept,
+                pretty_size(report.kept_bytes),
+                report.removed,
+                report.files,
+                pretty_size(report.bytes)
+            ));
+        }
         if report.unverified > 0 {
             ctx.debug(format!(
                 "{} files could not be verified: the backup has no checksums for them (it was not taken by this program)",

@@ -190,6 +190,8 @@ impl Server {
             compressed: false,
             jobs: 1,
             bandwidth: None,
+            delta: false,
+            discard_wal: false,
         };
         let mut planned = self.plan_from(logs, backup, &options, &|_| None);
         if let Err(ServerError::Recovery(RecoveryError::Plan(PlanError::Timeline { .. }))) = &planned {
