@@ -76,6 +76,8 @@ fn main() -> Outcome<()> {
         jobs: 2,
         bandwidth: None,
         told: String::new(),
+        delta: false,
+        discard_wal: false,
     };
     let outcome = server.restore(&backup.id, &options, &ctx)?;
     print!("{}", outcome.plan);

@@ -15,6 +15,7 @@ mod user;
 mod verifying;
 mod base_backup;
 mod clients;
+mod delta;
 mod cron;
 mod deleting;
 mod hand_made;

@@ -17,6 +17,7 @@ mod config_ini;
 mod crash;
 mod floor_plan;
 mod pg;
+mod restore_delta;
 mod restore_packed;
 mod transport;
 mod wal_archive;

@@ -20,6 +20,7 @@ use super::restore_later::Later;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  barman restore main latest /srv/restored\n  \
     barman restore --target-time '2026-11-22 21:46:00+00:00' main latest /srv/restored\n  \
+    barman restore --delta-restore main latest /var/lib/postgresql/16/main\n  \
     barman restore --remote-ssh-command 'ssh postgres@other' --tablespace ts1:/srv/ts1 main 20261122T214528 /srv/restored")]
 pub(crate) struct Arguments {
     /// The server.
@@ -94,6 +95,16 @@ pub(crate) struct Arguments {
     /// A restore_command of your own, with --get-wal.
     #[arg(long, value_name = "COMMAND")]
     restore_command: Option<String>,
+    /// Restore into a place that holds an older cluster, which does not run: files that are equal by content stay as they
+    /// are, the others are written, and what the backup does not have is removed.
+    #[arg(long, overrides_with = "no_delta_restore")]
+    delta_restore: bool,
+    /// Restore into empty places only.
+    #[arg(long)]
+    no_delta_restore: bool,
+    /// With --delta-restore: remove the WAL of the old cluster, too, where it may not be archived. It is kept aside otherwise.
+    #[arg(long)]
+    native_discard_old_wal: bool,
     /// Show what would be done, and do nothing.
     #[arg(long)]
     native_dry_run: bool,
@@ -129,6 +140,9 @@ pub(crate) fn run(arguments: &Arguments, app: &App) -> Result<(), Failure> {
             .map_or_else(|| usize::try_from(config.options.parallel_jobs).unwrap_or(1), |j| j as usize),
         bandwidth: arguments.bwlimit.filter(|l| *l > 0).map(|l| l.saturating_mul(1024)),
         told: told(arguments),
+        delta: !arguments.no_delta_restore
+            && (arguments.delta_restore || config.options.recovery_options.delta_restore),
+        discard_wal: arguments.native_discard_old_wal,
     };
     let ctx = app.ctx();
     if !backup.status.is_available() {
@@ -141,6 +155,11 @@ pub(crate) fn run(arguments: &Arguments, app: &App) -> Result<(), Failure> {
     if arguments.native_dry_run {
         let plan = server.plan_restore(&backup, &options, &ctx)?;
         app.output.print(plan.to_string().trim_end());
+        if options.delta {
+            app.output.print(
+                "  note: files of the destination that are equal stay, what the backup does not have is removed",
+            );
+        }
         app.output.put("native_plan", json!(plan.to_string()));
         return Ok(());
     }

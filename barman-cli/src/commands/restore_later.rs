@@ -6,12 +6,6 @@ use crate::error::Failure;
 /// Known options beside those that a restore really uses.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Later {
-    /// Write only what differs (not in this version).
-    #[arg(long, hide = true, overrides_with = "no_delta_restore")]
-    delta_restore: bool,
-    /// Write everything.
-    #[arg(long, hide = true)]
-    no_delta_restore: bool,
     #[arg(long, hide = true)]
     snapshot_recovery_instance: Option<String>,
     #[arg(long, hide = true)]
@@ -55,12 +49,9 @@ impl Later {
             &self.azure_resource_group,
             &self.aws_region,
         ];
-        let refused = [
-            (self.delta_restore, "--delta-restore"),
-            (snapshot.iter().any(|o| o.is_some()), "Restoring snapshot backups"),
-        ];
-        if let Some((_, what)) = refused.iter().find(|(given, _)| *given) {
-            return Err(Failure::Error(format!("{what} is not available in this version")));
+        if snapshot.iter().any(|option| option.is_some()) {
+            let text = "Restoring snapshot backups is not available in this version";
+            return Err(Failure::Error(text.to_owned()));
         }
         if self.retry_times.is_some_and(|n| n > 0) || self.retry_sleep.is_some() {
             app.output.warning(

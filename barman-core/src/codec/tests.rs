@@ -33,7 +33,7 @@ fn frames_are_decoded_apart_and_their_length_is_checked() {
     let mut apart = Vec::new();
     for codec in all() {
         let Some(mut decoder) = codec.frame_decoder() else { continue };
-        apart.push(codec.algorithm());
+        apart.push(codec.algorithm().to_string());
         let (mut encoder, mut frame, mut plain) = (codec.encoder(), Vec::new(), b"old".to_vec());
         for part in &parts {
             encoder.encode(part, &mut frame).unwrap();
@@ -50,8 +50,9 @@ fn frames_are_decoded_apart_and_their_length_is_checked() {
             assert!(decoder.decode(&twice, part.len(), &mut plain).is_err() || part.is_empty());
         }
     }
+    apart.sort();
     apart.dedup();
-    assert_eq!(apart, [Algorithm::Gzip, Algorithm::Zstd, Algorithm::Lz4]);
+    assert_eq!(apart, ["gzip", "lz4", "zstd"]);
 }
 
 proptest! {

@@ -46,6 +46,26 @@ pub enum RecoveryError {
         /// The destination.
         path: Utf8PathBuf,
     },
+    /// A delta restore would remove what is no cluster.
+    #[error(
+        "The delta restore cannot proceed because the destination folder '{path}' is not empty and is no PostgreSQL data \
+         directory (it has no PG_VERSION): what is in it would be removed. Choose a different location or empty the folder."
+    )]
+    NotACluster {
+        /// The destination.
+        path: Utf8PathBuf,
+    },
+    /// The same for the place of a tablespace.
+    #[error(
+        "The delta restore cannot proceed because '{path}' is no place of a tablespace: '{odd}' lies in it and would be \
+         removed. Choose a different location or empty the folder."
+    )]
+    NotATablespace {
+        /// The place.
+        path: Utf8PathBuf,
+        /// What no tablespace has.
+        odd: Utf8PathBuf,
+    },
     /// The destination cannot be used.
     #[error("The destination '{path}' cannot be used: {why}")]
     Unusable {

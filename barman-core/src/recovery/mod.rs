@@ -1,12 +1,15 @@
 //! Bringing a server back: a pure planner, a plan that can be read, and the run that carries it out.
 
 mod combine;
+mod compare;
+mod delta;
 mod error;
 mod judged;
 mod packed;
 mod path;
 mod planner;
 mod port;
+mod prepare;
 mod run;
 mod settings;
 mod settle;
@@ -20,5 +23,6 @@ pub use port::{
     Facts, LastRecord, PlanError, RecoveryPlan, RecoveryPlanner, RecoveryRequest, SettingsPlan, StopAfter,
     TablespacePlan, TimeStop, TreePlan, Unfinished, WalDelivery, WalPlan,
 };
-pub use run::{RecoveryReport, RunOptions, look, run};
+pub use prepare::look;
+pub use run::{RecoveryReport, RunOptions, run};
 pub use settle::{ConfigLine, ConfigReport};

@@ -41,7 +41,7 @@ impl Written {
 }
 
 /// The error that counts: those who were only told to stop say nothing new.
-fn first_error<T>(
+pub(super) fn first_error<T>(
     outcomes: impl IntoIterator<Item = Result<T, RecoveryError>>,
 ) -> Result<Vec<T>, RecoveryError> {
     let mut done = Vec::new();
@@ -236,7 +236,7 @@ impl<'a> Feed<'a> {
             if verified {
                 self.seen.insert(entry.path.clone());
             }
-            if belongs {
+            if belongs && !self.run.keeps(root, &entry.path) {
                 self.unverified += u64::from(self.run.unverified(self.proofs, root, &entry.path));
                 self.room_for(&entry.path)?;
                 self.file(entry, body)?;

@@ -3,19 +3,20 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{self, Read};
 use std::ops::ControlFlow;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
+use super::delta::Delta;
 use super::judged::{Judged, expected_segment};
 use super::settle::{self, ConfigReport};
 use super::verify::Verifying;
 use super::{RecoveryError, RecoveryPlan, TreePlan, WalPlan};
-use crate::backup::{Throttle, top_mode};
-use crate::catalog::{BackupReader, FileProof, Outline, Root};
+use crate::backup::Throttle;
+use crate::catalog::{BackupReader, FileProof, Root};
 use crate::ctx::{Cancel, Ctx, Event, Unit};
 use crate::model::{Entry, FileTime, WalFileName};
-use crate::transport::{FileOp, Lane, Probe, ProbeKind, StoreContent, StoreItem, Transport, TransportError};
+use crate::transport::{FileOp, Lane, StoreContent, StoreItem, Transport, TransportError};
 use crate::wal::{PartialWal, WalArchive, WalRange};
 
 /// How a plan is carried out.
@@ -25,6 +26,10 @@ pub struct RunOptions {
     pub jobs: usize,
     /// Most bytes a second, all workers together.
     pub bandwidth: Option<u64>,
+    /// The destination may hold an older cluster: what of it is equal by content stays, the rest goes.
+    pub delta: bool,
+    /// WAL of that older cluster that may not be archived is removed, too, and not kept aside.
+    pub discard_wal: bool,
 }
 
 /// What a recovery did.
@@ -38,12 +43,19 @@ pub struct RecoveryReport {
     pub bytes: u64,
     /// Files of the backup for which no digest is known, so that they could not be verified (backups of Barman's own).
     pub unverified: u64,
+    /// Files of the destination that were equal and stayed, see [`RunOptions::delta`].
+    pub kept: u64,
+    /// Their bytes.
+    pub kept_bytes: u64,
+    /// Files and links of the destination that the backup does not have, and that were removed.
+    pub removed: u64,
 }
 
 /// Carries out a plan.
 ///
 /// Data first, then configuration and signal files, everything durable, `global/pg_control` last and by rename: a
-/// destination whose restore was cut short cannot be started.
+/// destination whose restore was cut short cannot be started. With [`RunOptions::delta`] the control file of the older cluster
+/// goes first, and the same plan carried out again completes what was cut short.
 pub fn run(
     plan: &RecoveryPlan,
     reader: &dyn BackupReader,
@@ -53,10 +65,15 @@ pub fn run(
     ctx: &Ctx<'_>,
 ) -> Result<RecoveryReport, RecoveryError> {
     let throttle = Throttle::new(options.bandwidth);
-    let run = Run { plan, reader, archive, transport, options, throttle, ctx };
+    let delta = OnceLock::new();
+    let run = Run { plan, reader, archive, transport, options, throttle, delta, ctx };
     let mut lane = transport.lane()?;
-    let modes = run.prepare(lane.as_mut())?;
+    let proofs = reader.proofs()?.map(ProofTable::new);
+    let modes = run.prepare(&proofs, lane.as_mut())?;
     let mut report = RecoveryReport::default();
+    if let Some(delta) = run.delta.get() {
+        (report.kept, report.kept_bytes, report.removed) = (delta.kept, delta.kept_bytes, delta.removed);
+    }
     ctx.info("Copying the base backup.");
     // In Barman's words, which scripts may look for.
     let combining = |word: &str, place: &str| {
@@ -66,7 +83,7 @@ pub fn run(
     if reader.info().is_incremental() {
         combining("Start", &format!(" on {}", plan.destination));
     }
-    run.write_trees(&mut report)?;
+    run.write_trees(&proofs, &mut report)?;
     if reader.info().is_incremental() {
         combining("End", "");
     }
@@ -80,172 +97,41 @@ pub fn run(
     }
     ctx.info("Identify dangerous settings in destination directory.");
     report.config = settle::configure(plan, reader, lane.as_mut())?;
+    if options.delta {
+        run.end_delta(lane.as_mut())?;
+    }
     run.make_durable(lane.as_mut())?;
     // With group access (`initdb -g`) the server's files can be read by the group.
     run.control(lane.as_mut(), if mode & 0o040 == 0 { 0o600 } else { 0o640 })?;
     Ok(report)
 }
 
-/// Whether the destination can be restored to: every place empty or not there, and no server in it. Nothing is touched.
-///
-/// # Errors
-/// What stands in the way.
-pub fn look(plan: &RecoveryPlan, transport: &dyn Transport) -> Result<(), RecoveryError> {
-    places(plan, transport.lane()?.as_mut()).map(drop)
-}
-
-/// Looks at the trees' places in their order, at `postmaster.pid`, and at where WAL is staged.
-fn places(plan: &RecoveryPlan, lane: &mut dyn Lane) -> Result<Vec<Probe>, RecoveryError> {
-    let trees = &plan.trees;
-    let staging = plan.wal.as_ref().filter(|wal| !wal.own_directory).map(|wal| &wal.directory);
-    let mut places: Vec<Utf8PathBuf> = trees.iter().map(|t| t.destination.clone()).collect();
-    places.push(plan.destination.join("postmaster.pid"));
-    places.extend(staging.cloned());
-    let probes = lane.probe(&places)?;
-    let in_use = probes.get(trees.len()).is_some_and(|p| p.kind == ProbeKind::File);
-    // The data directory is the last tree, and what is wrong with it matters most.
-    for (tree, probe) in trees.iter().zip(&probes).rev() {
-        judge(plan, tree, probe, in_use)?;
-    }
-    let staged = probes.get(trees.len() + 1);
-    if let Some(probe) = staged.filter(|p| !matches!(p.kind, ProbeKind::Missing | ProbeKind::EmptyDirectory))
-    {
-        let why = "it is to hold WAL only, since it is removed when recovery ends, and something is there";
-        return Err(RecoveryError::Unusable { path: probe.path.clone(), why });
-    }
-    Ok(probes)
-}
-
-fn judge(plan: &RecoveryPlan, tree: &TreePlan, probe: &Probe, in_use: bool) -> Result<(), RecoveryError> {
-    let path = tree.destination.clone();
-    match (probe.kind, tree.root) {
-        (ProbeKind::Missing | ProbeKind::EmptyDirectory, _) => Ok(()),
-        (ProbeKind::Directory, Root::Data) if in_use => Err(RecoveryError::InUse { path }),
-        (ProbeKind::Directory, Root::Data) => Err(RecoveryError::NotEmpty { path }),
-        (ProbeKind::Directory, Root::Tablespace(oid)) => {
-            let name = plan.tablespaces.iter().find(|t| t.oid == oid).map(|t| t.name.clone());
-            Err(RecoveryError::TablespaceNotEmpty { path, name: name.unwrap_or_else(|| oid.to_string()) })
-        }
-        (ProbeKind::Denied, _) => Err(RecoveryError::Unusable { path, why: "it may not be looked into" }),
-        (ProbeKind::File | ProbeKind::Other, _) => {
-            Err(RecoveryError::Unusable { path, why: "it is there and is not a directory" })
-        }
-    }
-}
-
 pub(super) struct Run<'a> {
-    plan: &'a RecoveryPlan,
+    pub(super) plan: &'a RecoveryPlan,
     pub(super) reader: &'a dyn BackupReader,
     archive: &'a dyn WalArchive,
     pub(super) transport: &'a dyn Transport,
     pub(super) options: &'a RunOptions,
     pub(super) throttle: Throttle,
+    /// What was found in a destination that holds an older cluster.
+    pub(super) delta: OnceLock<Delta>,
     pub(super) ctx: &'a Ctx<'a>,
 }
 
 impl Run<'_> {
-    /// Every place must be empty and writable, there must be room, and the backup must have all its files. Nothing is written
-    /// before all of that is known. Gives the modes of the trees that are known by then.
-    fn prepare(&self, lane: &mut dyn Lane) -> Result<Vec<Option<u32>>, RecoveryError> {
-        let trees = &self.plan.trees;
-        let probes = places(self.plan, lane)?;
-        let staged = probes.get(trees.len() + 1);
-        let outlines =
-            trees.iter().map(|tree| self.reader.outline(tree.root)).collect::<Result<Vec<_>, _>>()?;
-        self.enough_room(&probes, staged, &outlines)?;
-        self.complete(&outlines)?;
-        let mut ops = Vec::new();
-        let mut modes = Vec::new();
-        for (tree, outline) in trees.iter().zip(&outlines) {
-            let mode = outline.entries.as_ref().map(|entries| top_mode(tree.root, entries));
-            modes.push(mode);
-            ops.push(FileOp::MakeDirs { path: tree.destination.clone(), mode: mode.unwrap_or(0o700) });
-            ops.push(FileOp::ProveWritable(tree.destination.clone()));
-        }
-        lane.apply(&ops)?;
-        Ok(modes)
-    }
-
-    /// Gives the trees whose content is known only now their modes; gives that of the data directory.
-    fn settle_modes(&self, known: &[Option<u32>], lane: &mut dyn Lane) -> Result<u32, RecoveryError> {
-        let mut data_mode = 0o700;
-        let mut ops = Vec::new();
-        for (tree, known) in self.plan.trees.iter().zip(known) {
-            let mode = match known {
-                Some(mode) => *mode,
-                None => top_mode(tree.root, &self.reader.files(tree.root)?),
-            };
-            if tree.root == Root::Data {
-                data_mode = mode;
-            }
-            if known.is_none() && mode != 0o700 {
-                ops.push(FileOp::MakeDirs { path: tree.destination.clone(), mode });
-            }
-        }
-        lane.apply(&ops)?;
-        Ok(data_mode)
-    }
-
-    fn enough_room(
+    fn write_trees(
         &self,
-        probes: &[Probe],
-        staged: Option<&Probe>,
-        outlines: &[Outline],
+        proofs: &Option<ProofTable>,
+        report: &mut RecoveryReport,
     ) -> Result<(), RecoveryError> {
-        let wal = self.plan.wal.as_ref();
-        let segments = wal.map_or(0, WalPlan::segments);
-        let wal_bytes = segments.saturating_mul(self.reader.info().xlog_segment_size.bytes());
-        let inside = wal.is_some_and(|w| w.directory.starts_with(&self.plan.destination));
-        let mut wanted: Vec<(&Probe, u64)> = Vec::new();
-        for ((tree, probe), outline) in self.plan.trees.iter().zip(probes).zip(outlines) {
-            let mut needed = outline.bytes;
-            if tree.root == Root::Data && inside {
-                needed = needed.saturating_add(wal_bytes);
-            }
-            wanted.push((probe, needed));
-        }
-        wanted.extend(staged.filter(|_| !inside).map(|probe| (probe, wal_bytes)));
-        lacking(&wanted).map_or(Ok(()), Err)
-    }
-
-    /// Every file that the full manifest names must be there, in its length (I24): one that is not there would never be read, and
-    /// so never be missed. A tree whose entries are not known yet is looked at when it was written.
-    fn complete(&self, outlines: &[Outline]) -> Result<(), RecoveryError> {
-        let Some(rows) = self.reader.proofs()? else { return Ok(()) };
-        let planned = |root: Root| self.plan.trees.iter().any(|tree| tree.root == root);
-        if let Some(row) = rows.iter().find(|row| !planned(row.root)) {
-            let reason = "the backup has files of a tablespace that its facts do not name; restore from another backup";
-            let path = self.reader.location(row.root).join(&row.path);
-            return Err(RecoveryError::Damaged { path, reason: reason.to_owned() });
-        }
-        for (tree, outline) in self.plan.trees.iter().zip(outlines) {
-            let Some(entries) = &outline.entries else { continue };
-            let sizes: HashMap<&Utf8Path, u64> =
-                entries.iter().filter(|e| e.is_file()).map(|e| (e.path.as_path(), e.size)).collect();
-            for row in rows.iter().filter(|row| row.root == tree.root) {
-                let reason = match sizes.get(row.path.as_path()) {
-                    Some(size) if *size == row.size => continue,
-                    Some(size) => format!("it has {size} bytes, {} were stored", row.size),
-                    None => "it is not there any more".to_owned(),
-                };
-                let reason = format!("the backup is damaged, {reason}; restore from another backup");
-                let path = self.reader.location(tree.root).join(&row.path);
-                return Err(RecoveryError::Damaged { path, reason });
-            }
-        }
-        Ok(())
-    }
-
-    fn write_trees(&self, report: &mut RecoveryReport) -> Result<(), RecoveryError> {
-        let proofs = self.reader.proofs()?.map(ProofTable::new);
         let mut packed = Vec::new();
         for tree in &self.plan.trees {
             match self.reader.stream(tree.root)? {
                 Some(members) => packed.push((tree, members)),
-                None => self.write_files(tree, &proofs, report)?,
+                None => self.write_files(tree, proofs, report)?,
             }
         }
-        self.write_packed(packed, &proofs, report)
+        self.write_packed(packed, proofs, report)
     }
 
     fn write_files(
@@ -258,13 +144,15 @@ impl Run<'_> {
             self.reader.files(tree.root)?.into_iter().filter(|e| self.belongs(tree.root, e)).collect();
         let (directories, files): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(Entry::is_dir);
         self.write_directories(tree, directories)?;
+        let files: Vec<Entry> =
+            files.into_iter().filter(|f| f.is_file() && !self.keeps(tree.root, &f.path)).collect();
         let bytes = files.iter().map(|f| f.size).sum();
         let stage = match tree.root {
             Root::Data => "Restoring data".to_owned(),
             Root::Tablespace(oid) => format!("Restoring tablespace {oid}"),
         };
         self.stage(&stage, bytes);
-        let mut files: Vec<Entry> = files.into_iter().filter(Entry::is_file).collect();
+        let mut files = files;
         files.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.path.cmp(&b.path)));
         let unverified = files.iter().filter(|f| self.unverified(proofs, tree.root, &f.path)).count();
         report.unverified += unverified as u64;
@@ -565,20 +453,8 @@ impl Run<'_> {
     }
 }
 
-/// The first place whose file system has not got room for all that goes there.
-fn lacking(wanted: &[(&Probe, u64)]) -> Option<RecoveryError> {
-    wanted.iter().find_map(|(probe, own)| {
-        let shared = |(other, _): &&(&Probe, u64)| {
-            probe.file_system.is_some() && other.file_system == probe.file_system && other.path != probe.path
-        };
-        let beside: u64 = wanted.iter().filter(shared).map(|(_, needed)| needed).sum();
-        let (needed, free) = (own.saturating_add(beside), probe.free?);
-        (free < needed).then(|| RecoveryError::NoRoom { path: probe.path.clone(), needed, free })
-    })
-}
-
 /// The rows of the full manifest, found by tree and path.
-pub(super) struct ProofTable(HashMap<Root, HashMap<Utf8PathBuf, FileProof>>);
+pub(super) struct ProofTable(pub(super) HashMap<Root, HashMap<Utf8PathBuf, FileProof>>);
 
 impl ProofTable {
     fn new(rows: Vec<FileProof>) -> Self {
@@ -614,27 +490,4 @@ fn empty_file(path: &str) -> StoreItem {
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn i22_places_on_one_file_system_share_its_room() {
-        let probe = |path: &str, free: u64, file_system: Option<&str>| Probe {
-            path: path.into(),
-            kind: ProbeKind::Missing,
-            free: Some(free),
-            file_system: file_system.map(str::to_owned),
-        };
-        let (a, b) = (probe("/a", 100, Some("/")), probe("/b", 100, Some("/")));
-        let (far, unknown) = (probe("/far", 100, Some("/far")), probe("/x", 100, None));
-        assert!(lacking(&[(&a, 50), (&b, 50), (&far, 100), (&unknown, 100)]).is_none());
-        let error = lacking(&[(&a, 50), (&b, 51)]);
-        assert!(matches!(error, Some(RecoveryError::NoRoom { needed: 101, free: 100, .. })), "{error:?}");
-        assert!(lacking(&[(&a, 100), (&far, 101)]).is_some_and(|e| e.to_string().contains("/far")));
-        let other_unknown = Probe { path: "/y".into(), ..unknown.clone() };
-        assert!(lacking(&[(&unknown, 60), (&other_unknown, 60)]).is_none());
-    }
 }

@@ -11,6 +11,7 @@ use crate::catalog::{Catalog, Purpose};
 use crate::config::Operation;
 use crate::ctx::Ctx;
 use crate::format::history::TimelineHistory;
+use crate::format::text::pretty_size;
 use crate::format::wal_page::{Expectations, Validator};
 use crate::hooks::Phase;
 use crate::model::{
@@ -49,6 +50,10 @@ pub struct RestoreOptions {
     pub bandwidth: Option<u64>,
     /// What scripts are told of the options that were given: a JSON object as Barman makes it, or nothing.
     pub told: String,
+    /// The destination may hold an older cluster: only what differs from it is written.
+    pub delta: bool,
+    /// WAL of that older cluster that may not be archived is removed instead of being kept aside.
+    pub discard_wal: bool,
 }
 
 /// What a restore did.
@@ -177,7 +182,7 @@ impl Server {
         let told = || self.told_of_restore(&backup, options);
         if !self.scripts(Around::Recovery, Phase::Pre).is_empty() {
             // They may stop services or make room: not for a restore that is refused at once.
-            recovery::look(&plan, transport.as_ref())?;
+            recovery::look(&plan, options.delta, transport.as_ref())?;
             self.run_scripts(Around::Recovery, Phase::Pre, &told, ctx)?;
         }
         let kind = if options.remote.is_some() { "remote" } else { "local" };
@@ -193,8 +198,23 @@ impl Server {
             ctx.warn(warning);
         }
         let (reader, _chain) = self.restorable(&backup, ctx)?;
-        let run = RunOptions { jobs: options.jobs, bandwidth: options.bandwidth };
+        let run = RunOptions {
+            jobs: options.jobs,
+            bandwidth: options.bandwidth,
+            delta: options.delta,
+            discard_wal: options.discard_wal,
+        };
         let report = recovery::run(&plan, reader.as_ref(), &self.wal, transport.as_ref(), &run, ctx)?;
+        if options.delta {
+            ctx.info(format!(
+                "Delta restore: {} files ({}) of the destination were equal and stay, {} were removed, {} ({}) were written",
+                report.kept,
+                pretty_size(report.kept_bytes),
+                report.removed,
+                report.files,
+                pretty_size(report.bytes)
+            ));
+        }
         if report.unverified > 0 {
             ctx.debug(format!(
                 "{} files could not be verified: the backup has no checksums for them (it was not taken by this program)",

@@ -191,6 +191,8 @@ impl Server {
             jobs: 1,
             bandwidth: None,
             told: String::new(),
+            delta: false,
+            discard_wal: false,
         };
         let mut planned = self.plan_from(logs, backup, &options, &|_| None);
         if let Err(ServerError::Recovery(RecoveryError::Plan(PlanError::Timeline { .. }))) = &planned {

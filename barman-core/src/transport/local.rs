@@ -9,13 +9,15 @@ use std::sync::Arc;
 use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
 
 use crate::ctx::Cancel;
-use crate::io::{Disk, DiskFile, IoContext, IoError, IoErrorKind, WriteBehind, durable};
+use crate::io::{
+    Disk, DiskFile, IoContext, IoError, IoErrorKind, Step, WalkOptions, WriteBehind, durable, walk,
+};
 use crate::model::Entry;
 
 use super::process::{self, Trouble};
 use super::{
     Exchange, ExitStatus, FetchItem, FetchSink, Fetched, FileFacts, FileOp, Lane, Probe, RemoteCommand,
-    StoreContent, StoreItem, StoreReport, Transport, TransportError, local_ops, local_walk,
+    StoreContent, StoreItem, StoreReport, Surveyed, Transport, TransportError, local_ops, local_walk,
 };
 
 /// The name of this host in messages.
@@ -94,6 +96,16 @@ impl Lane for LocalLane {
         each: &mut dyn FnMut(Entry) -> ControlFlow<()>,
     ) -> Result<(), TransportError> {
         local_walk::walk(self.disk.as_ref(), root, &self.cancel, each)
+    }
+
+    fn survey(&mut self, root: &Utf8Path, each: &mut dyn FnMut(Surveyed)) -> Result<(), TransportError> {
+        let walked = walk(self.disk.as_ref(), root, WalkOptions::default(), &mut |entry, stat| {
+            let Entry { path, kind, size, mode, .. } = entry;
+            each(Surveyed { path, kind, size, mode, links: stat.nlink });
+            if self.cancel.is_cancelled() { Step::Stop } else { Step::Go }
+        });
+        self.cancel.check()?;
+        walked.map_err(|e| file_error(&e))
     }
 
     fn read<'a>(

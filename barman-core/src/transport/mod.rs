@@ -26,7 +26,7 @@ pub use local::LocalTransport;
 pub use open::{Opened, Prefer, open};
 pub use port::{
     Exchange, ExitStatus, FetchItem, FetchSink, Fetched, FileFacts, FileOp, Lane, Probe, ProbeKind,
-    RemoteCommand, StoreContent, StoreItem, StoreReport, Transport, TransportError,
+    RemoteCommand, StoreContent, StoreItem, StoreReport, Surveyed, Transport, TransportError,
 };
 pub use ssh_program::SshProgramTransport;
 pub use ssh_target::{Family, NeedsProgram, NewHosts, SshTarget};

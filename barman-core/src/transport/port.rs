@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
-use crate::model::{Entry, FileTime};
+use crate::model::{Entry, EntryKind, FileTime};
 
 /// What a host can be reached by. Cheap to keep; connections are made by [`Transport::lane`].
 pub trait Transport: Send + Sync {
@@ -37,6 +37,16 @@ pub trait Lane: Send {
         root: &Utf8Path,
         each: &mut dyn FnMut(Entry) -> ControlFlow<()>,
     ) -> Result<(), TransportError>;
+
+    /// Walks a tree, each directory before what is in it, and follows no link: what would be removed by these paths lies
+    /// below the root and nowhere else. The root itself is not reported. Names that are not UTF-8 are an error.
+    fn survey(&mut self, root: &Utf8Path, each: &mut dyn FnMut(Surveyed)) -> Result<(), TransportError> {
+        let _ = each;
+        Err(TransportError::Unsupported {
+            target: root.to_string(),
+            reason: "this connection cannot look at what lies there".to_owned(),
+        })
+    }
 
     /// Reads a file, or `len` bytes of it from `from`. The stream ends early when the file does.
     fn read<'a>(
@@ -77,6 +87,21 @@ pub trait Lane: Send {
     /// Makes everything under `root` durable (files, directories and names). A tree that a link below `root` leads to
     /// may lie on another file system: it needs a call of its own.
     fn sync(&mut self, root: &Utf8Path) -> Result<(), TransportError>;
+}
+
+/// What [`Lane::survey`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Surveyed {
+    /// Path below the root.
+    pub path: Utf8PathBuf,
+    /// What it is, itself: a link is a link.
+    pub kind: EntryKind,
+    /// Bytes; 0 for what is not a regular file.
+    pub size: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// How many names the inode has.
+    pub links: u64,
 }
 
 /// A command for [`Lane::exec`].

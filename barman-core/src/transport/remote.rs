@@ -13,7 +13,7 @@ use super::process::{self, Running, Trouble};
 use super::remote_stream::CommandStream;
 use super::{
     Exchange, ExitStatus, FetchItem, FetchSink, FileOp, Lane, Probe, RemoteCommand, StoreItem, StoreReport,
-    TransportError, quote, remote_fetch, remote_list, remote_ops, remote_store,
+    Surveyed, TransportError, quote, remote_fetch, remote_list, remote_ops, remote_store,
 };
 
 /// Words of a host that are kept for a message.
@@ -92,6 +92,10 @@ impl<S: RemoteShell> Lane for RemoteLane<S> {
         each: &mut dyn FnMut(Entry) -> ControlFlow<()>,
     ) -> Result<(), TransportError> {
         remote_list::list(&mut self.shell, root, each)
+    }
+
+    fn survey(&mut self, root: &Utf8Path, each: &mut dyn FnMut(Surveyed)) -> Result<(), TransportError> {
+        remote_list::survey(&mut self.shell, root, each)
     }
 
     fn read<'a>(

@@ -115,11 +115,34 @@ pub fn transport(subject: &dyn Transport, dir: &Utf8Path) {
     make_source(&source, dir);
     account.own_tree(dir).unwrap();
     listing(lane, &source, dir);
+    surveying(lane, &source);
     fetching(lane, &source, subject.is_local());
     reading(lane, &source);
     storing(lane, dir);
     operations(lane, dir);
     commands(lane);
+}
+
+/// Links are reported as they are, and nothing is seen through them.
+fn surveying(lane: &mut dyn Lane, source: &Utf8Path) {
+    let mut found = Vec::new();
+    lane.survey(source, &mut |one| found.push(one)).unwrap();
+    let find = |path: &str| found.iter().find(|one| one.path == path);
+    for (link, target) in [("linked", "../outside/deep"), ("postgresql.conf", "../outside/pg.conf")] {
+        assert_eq!(find(link).unwrap().kind, EntryKind::Symlink(target.into()), "{link}");
+    }
+    assert!(find("linked/file").is_none());
+    let names: Vec<(u64, u64)> = ["base/1/tail", "base/1/100"]
+        .iter()
+        .map(|path| find(path).map(|one| (one.links, one.size)).unwrap())
+        .collect();
+    assert_eq!(names, [(2, 4), (1, 300_000)]);
+    let at = |path: &str| found.iter().position(|one| one.path == path).unwrap();
+    assert!(at("base") < at("base/1") && at("base/1") < at("base/1/empty"), "parents come first");
+    assert_eq!(find("base").unwrap().kind, EntryKind::Directory);
+    assert!(find(STRANGE).is_some());
+    let missing = lane.survey(&source.join("nowhere"), &mut |_| {});
+    assert!(missing.is_err(), "{missing:?}");
 }
 
 fn make_source(source: &Utf8Path, dir: &Utf8Path) {
