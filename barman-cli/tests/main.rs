@@ -24,6 +24,7 @@ mod incremental;
 mod kills;
 mod knowing;
 mod listing;
+mod matrix;
 mod one_home;
 mod readme;
 mod recovering;

@@ -18,14 +18,16 @@ use crate::catalog::{BackupReader, CatalogError, FileProof, MemberStream, Outlin
 use crate::format::backup_label::BackupLabel;
 use crate::format::control::ControlFile;
 use crate::format::incremental::{IncrementalHeader, incremental_path, whole_path};
-use crate::format::relfile::RelFile;
+use crate::format::relfile::{Fork, RelFile};
 use crate::io::IoError;
 use crate::model::{BackupInfo, Entry, Lsn, Timeline};
 
 mod merge;
+mod visibility;
 mod walk;
 
-use merge::Source;
+use merge::{Merged, Source};
+use visibility::{Changes, Stale};
 
 /// The label in the data directory.
 const LABEL: &str = "backup_label";
@@ -52,6 +54,7 @@ struct Shared {
 struct Layout {
     block_size: u32,
     blocks_per_file: u32,
+    checksums: bool,
 }
 
 /// One backup of the chain.
@@ -215,7 +218,11 @@ impl Shared {
         let control = ControlFile::parse(&control).map_err(|error| {
             damaged(&link.reader.location(Root::Data).join(CONTROL), "a control file", &error)
         })?;
-        let layout = Layout { block_size: control.block_size, blocks_per_file: control.blocks_per_file };
+        let layout = Layout {
+            block_size: control.block_size,
+            blocks_per_file: control.blocks_per_file,
+            checksums: control.has_checksums(),
+        };
         Ok(*self.layout.get_or_init(|| layout))
     }
 
@@ -308,7 +315,13 @@ impl Shared {
                 && let Some(bytes) = link.open(root, path)?
             {
                 sources.push(Source::whole(bytes, layout.block_size));
-                return self.merge(root, path, sources);
+                let location = self.newest()?.reader.location(root).join(path);
+                let merged = Merged::new(sources, layout.block_size, location);
+                let merged = merged.map_err(|error| IoError::new("read", path, error))?;
+                return Ok(Box::new(match self.map_of(path) {
+                    Some(map) => merged.without(self.stale(&map, self.changes(root, path, map, at)?)?),
+                    None => merged,
+                }));
             }
             let incremental = incremental_path(path);
             let Some(bytes) = link.open(root, &incremental)? else { break };
@@ -324,16 +337,55 @@ impl Shared {
         damaged(&oldest.unwrap_or_default(), "a full file that the incremental ones build on", &"none")
     }
 
-    fn merge(
+    /// What a visibility map belongs to, when it is one.
+    fn map_of(&self, path: &Utf8Path) -> Option<RelFile> {
+        RelFile::parse(path).filter(|file| file.fork == Fork::Vm)
+    }
+
+    fn stale(&self, map: &RelFile, changes: Vec<Changes>) -> Result<Stale, CatalogError> {
+        let layout = self.layout()?;
+        Ok(Stale::new(changes, map.segment, layout.blocks_per_file, layout.checksums))
+    }
+
+    /// What changed in the table of a visibility map, up to each of the backups newer than `oldest`.
+    fn changes(
         &self,
         root: Root,
         path: &Utf8Path,
-        sources: Vec<Source>,
-    ) -> Result<Box<dyn Read + Send>, CatalogError> {
-        let location = self.links.first().map(|link| link.reader.location(root).join(path));
-        let merged = merge::Merged::new(sources, self.layout()?.block_size, location.unwrap_or_default());
-        Ok(Box::new(merged.map_err(|error| IoError::new("read", path, error))?))
+        map: RelFile,
+        oldest: usize,
+    ) -> Result<Vec<Changes>, CatalogError> {
+        let layout = self.layout()?;
+        let mut all = Vec::new();
+        for link in self.links.iter().take(oldest) {
+            let mut changes = Changes::default();
+            for segment in 0.. {
+                let file = table_file(path, map, segment);
+                if let Some(mut bytes) = link.open(root, &incremental_path(&file))? {
+                    let name = link.reader.location(root).join(incremental_path(&file));
+                    let header =
+                        IncrementalHeader::read(&mut bytes, layout.block_size, layout.blocks_per_file);
+                    let header = header.map_err(|error| IoError::new("read", name, error))?;
+                    changes.add(segment, &header, layout.blocks_per_file);
+                } else if link.open(root, &file)?.is_some() {
+                    changes.add_whole(segment, layout.blocks_per_file);
+                } else {
+                    changes.add_from(segment, layout.blocks_per_file);
+                    break;
+                }
+            }
+            all.push(changes);
+        }
+        Ok(all)
     }
+}
+
+/// A segment of the table that a visibility map belongs to.
+fn table_file(map: &Utf8Path, of: RelFile, segment: u32) -> Utf8PathBuf {
+    map.with_file_name(match segment {
+        0 => of.filenode.to_string(),
+        _ => format!("{}.{segment}", of.filenode),
+    })
 }
 
 impl BackupReader for Chain {

@@ -4,6 +4,8 @@ use std::io::{self, BufReader, Read};
 
 use camino::Utf8PathBuf;
 
+use super::visibility::Stale;
+
 use crate::format::incremental::IncrementalHeader;
 
 /// Bytes read at once from each source.
@@ -136,6 +138,7 @@ pub(super) struct Merged {
     /// Blocks from here on are only in the newest source.
     truncation: u32,
     next: u32,
+    stale: Option<Stale>,
     buffer: Vec<u8>,
     /// What of the buffer was not taken yet.
     from: usize,
@@ -149,7 +152,23 @@ impl Merged {
         };
         let (length, truncation) = (header.whole_length(), header.truncation_block_length);
         let block_size = block_size as usize;
-        Ok(Self { sources, name, block_size, length, truncation, next: 0, buffer: Vec::new(), from: 0 })
+        Ok(Self {
+            sources,
+            name,
+            block_size,
+            length,
+            truncation,
+            next: 0,
+            stale: None,
+            buffer: Vec::new(),
+            from: 0,
+        })
+    }
+
+    /// For a visibility map.
+    pub(super) fn without(mut self, stale: Stale) -> Self {
+        self.stale = Some(stale);
+        self
     }
 
     /// Bytes of the merged file.
@@ -166,12 +185,16 @@ impl Merged {
         for target in self.buffer.chunks_exact_mut(self.block_size.max(1)) {
             let number = self.next;
             self.next += 1;
-            let mut found = false;
+            let mut found = None;
             for (at, source) in self.sources.iter_mut().enumerate() {
                 if at > 0 && number >= self.truncation {
                     break;
                 }
-                found |= source.block(number, if found { None } else { Some(&mut *target) })?;
+                let has = source.block(number, if found.is_some() { None } else { Some(&mut *target) })?;
+                found = found.or(has.then_some(at));
+            }
+            if let (Some(stale), Some(at)) = (&self.stale, found) {
+                stale.mend(number, at, target);
             }
         }
         if self.next == self.length {

@@ -9,9 +9,11 @@ use std::sync::Arc;
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::merge::{Merged, Source};
-use super::{LABEL, Shared, damaged, startable};
+use super::visibility::Changes;
+use super::{LABEL, Shared, damaged, startable, table_file};
 use crate::catalog::{CatalogError, MemberStream, Root};
-use crate::format::incremental::{incremental_path, whole_path};
+use crate::format::incremental::{IncrementalHeader, incremental_path, whole_path};
+use crate::format::relfile::{Fork, RelFile};
 use crate::model::Entry;
 
 /// See the module.
@@ -23,7 +25,16 @@ pub(super) struct Walk {
     members: Members,
     /// Merged files whose full file was not met yet.
     waiting: HashMap<Utf8PathBuf, Waiting>,
+    /// What changed in each table that changed, by its first file, up to each of the backups read so far.
+    changes: HashMap<Utf8PathBuf, Vec<Table>>,
     scratch: Option<Scratch>,
+}
+
+/// What one backup says of a table.
+struct Table {
+    at: usize,
+    /// Its files; without a header one that was backed up whole.
+    segments: Vec<(u32, Option<IncrementalHeader>)>,
 }
 
 /// The members of one link.
@@ -88,8 +99,8 @@ fn failed(error: CatalogError) -> io::Error {
 impl Walk {
     pub(super) fn new(shared: Arc<Shared>, root: Root) -> Result<Self, CatalogError> {
         let members = Members::of(&shared, 0, root)?;
-        let (waiting, scratch) = (HashMap::new(), None);
-        Ok(Self { shared, root, at: 0, members, waiting, scratch })
+        let (waiting, changes, scratch) = (HashMap::new(), HashMap::new(), None);
+        Ok(Self { shared, root, at: 0, members, waiting, changes, scratch })
     }
 
     /// The next member of the current link, and its bytes.
@@ -153,8 +164,9 @@ impl Walk {
         Ok(Kept::Scratch { file: Arc::clone(&scratch.file), from, length, at: self.at })
     }
 
-    fn open(&self, path: &Utf8Path, kept: &Kept) -> io::Result<Source> {
-        let bytes: Box<dyn Read + Send> = match kept {
+    /// The bytes of an incremental file that waits.
+    fn bytes_of(&self, path: &Utf8Path, kept: &Kept) -> io::Result<Box<dyn Read + Send>> {
+        Ok(match kept {
             Kept::Scratch { file, from, length, .. } => {
                 Box::new(Part { file: Arc::clone(file), from: *from, left: *length })
             }
@@ -164,14 +176,63 @@ impl Walk {
                 let missing = || failed(self.shared.no_full(self.root, path));
                 bytes.transpose().map_err(failed)?.flatten().ok_or_else(missing)?
             }
-        };
-        let at = kept.at();
-        let layout = self.shared.layout().map_err(failed)?;
-        Source::incremental(bytes, layout.block_size, layout.blocks_per_file).map_err(|error| {
-            let link = self.shared.links.get(at);
-            let name = link.map(|link| link.reader.location(self.root).join(incremental_path(path)));
-            io::Error::new(error.kind(), format!("{}: {error}", name.unwrap_or_default()))
         })
+    }
+
+    fn named(&self, path: &Utf8Path, kept: &Kept, error: io::Error) -> io::Error {
+        let link = self.shared.links.get(kept.at());
+        let name = link.map(|link| link.reader.location(self.root).join(incremental_path(path)));
+        io::Error::new(error.kind(), format!("{}: {error}", name.unwrap_or_default()))
+    }
+
+    fn open(&self, path: &Utf8Path, kept: &Kept) -> io::Result<Source> {
+        let bytes = self.bytes_of(path, kept)?;
+        let layout = self.shared.layout().map_err(failed)?;
+        let source = Source::incremental(bytes, layout.block_size, layout.blocks_per_file);
+        source.map_err(|error| self.named(path, kept, error))
+    }
+
+    /// Keeps in mind what a file of a table says of its changes. The layout of the cluster need not be known yet.
+    fn note(&mut self, path: &Utf8Path, kept: Option<&Kept>) -> io::Result<()> {
+        let Some(file) = RelFile::parse(path).filter(|file| file.fork == Fork::Main) else { return Ok(()) };
+        let header = match kept {
+            Some(kept) => {
+                let mut bytes = self.bytes_of(path, kept)?;
+                let header = IncrementalHeader::read(&mut bytes, 1, u32::MAX);
+                Some(header.map_err(|error| self.named(path, kept, error))?)
+            }
+            None => None,
+        };
+        let at = self.at;
+        let tables = self.changes.entry(table_file(path, file, 0)).or_default();
+        if tables.last().is_none_or(|table| table.at != at) {
+            tables.push(Table { at, segments: Vec::new() });
+        }
+        if let Some(table) = tables.last_mut() {
+            table.segments.push((file.segment, header));
+        }
+        Ok(())
+    }
+
+    /// What changed in a table, up to each of the backups newer than the current one.
+    fn changes_of(&self, table: &Utf8Path) -> Result<Vec<Changes>, CatalogError> {
+        let blocks_per_file = self.shared.layout()?.blocks_per_file;
+        let known = self.changes.get(table).map(Vec::as_slice).unwrap_or_default();
+        let of = |at: usize| {
+            let mut changes = Changes::default();
+            let segments = known.iter().find(|table| table.at == at).map(|table| table.segments.as_slice());
+            let mut end = 0;
+            for (segment, header) in segments.unwrap_or_default() {
+                end = end.max(segment.saturating_add(1));
+                match header {
+                    Some(header) => changes.add(*segment, header, blocks_per_file),
+                    None => changes.add_whole(*segment, blocks_per_file),
+                }
+            }
+            changes.add_from(end, blocks_per_file);
+            changes
+        };
+        Ok((0..self.at).map(of).collect())
     }
 
     /// The merged file: its incremental files, and the full one that came now.
@@ -191,6 +252,13 @@ impl Walk {
         sources.push(Source::whole(whole, block_size));
         let location = self.shared.links.first().map(|link| link.reader.location(self.root).join(path));
         let merged = Merged::new(sources, block_size, location.unwrap_or_default())?;
+        let merged = match self.shared.map_of(path) {
+            Some(map) => {
+                let changes = self.changes_of(&table_file(path, map, 0)).map_err(failed)?;
+                merged.without(self.shared.stale(&map, changes).map_err(failed)?)
+            }
+            None => merged,
+        };
         let (path, size) = (path.to_owned(), merged.size());
         Ok((Entry { path, size, ..waiting.newest.clone() }, Box::new(merged)))
     }
@@ -238,10 +306,12 @@ impl MemberStream for Walk {
             match incremental {
                 Some(whole) if self.at == 0 => {
                     let kept = self.keep(&entry.path, bytes)?;
+                    self.note(&whole, Some(&kept))?;
                     self.waiting.insert(whole, Waiting { newest: entry, kept: vec![kept] });
                 }
                 Some(whole) if self.waiting.contains_key(&whole) => {
                     let kept = self.keep(&entry.path, bytes)?;
+                    self.note(&whole, Some(&kept))?;
                     if let Some(waiting) = self.waiting.get_mut(&whole) {
                         waiting.kept.push(kept);
                     }
@@ -255,10 +325,14 @@ impl MemberStream for Walk {
                         let size = label.len() as u64;
                         return Ok(Some((Entry { size, ..entry }, Box::new(Cursor::new(label)))));
                     }
+                    if entry.is_file() {
+                        self.note(&entry.path, None)?;
+                    }
                     return Ok(Some((entry, bytes)));
                 }
                 None if entry.is_file() => {
                     if let Some(waiting) = self.waiting.remove(&entry.path) {
+                        self.note(&entry.path, None)?;
                         return self.merge(&entry.path, &waiting, bytes).map(Some);
                     }
                 }

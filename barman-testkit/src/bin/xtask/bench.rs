@@ -10,6 +10,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 mod backup;
 #[path = "bench_catalog.rs"]
 mod catalog;
+#[path = "bench_chain.rs"]
+mod chain;
 #[path = "bench_clients.rs"]
 mod clients;
 mod measure;
@@ -25,7 +27,7 @@ pub(crate) const USAGE: &str = "\
         --size-mb N    how large the cluster is (200; real figures need 2200)
         --rounds N     how often everybody runs (3)
         --segments N   how many WAL segments are archived (40; real figures need 200)
-        --only NAME    only backup, stream, wal, catalog, clients, receive or components
+        --only NAME    only backup, stream, chain, wal, catalog, clients, receive or components
         --seconds N    how long the receiver is followed (20; real figures need 120)
         --barman PATH  this program instead of the release build of this workspace
         --no-oracle    without the original Barman
@@ -88,7 +90,10 @@ pub(crate) fn run(options: &Options, filter: &[String], cargo: impl Fn(&[&str]) 
         components.args(filter);
         visible(components)?;
     }
-    if !["backup", "stream", "wal", "catalog", "clients", "receive"].iter().any(|part| options.wants(part)) {
+    if !["backup", "stream", "chain", "wal", "catalog", "clients", "receive"]
+        .iter()
+        .any(|part| options.wants(part))
+    {
         return Ok(());
     }
     let program = match &options.program {
@@ -120,6 +125,9 @@ pub(crate) fn run(options: &Options, filter: &[String], cargo: impl Fn(&[&str]) 
     }
     if options.wants("stream") {
         rows.extend(stream::run(&options, &program)?);
+    }
+    if options.wants("chain") {
+        rows.extend(chain::run(&options, &program)?);
     }
     println!("\nMedians of {} rounds; every ratio is taken within one round.", options.rounds);
     measure::print(&rows, true);

@@ -220,7 +220,13 @@ fn over_ssh(options: &Options, program: &Utf8Path, cluster: &Cluster) -> Result<
 
 /// A cluster of about that size in about 3,500 files, with checksums and without a tablespace, so that `cp` copies the same.
 pub(super) fn cluster(options: &Options) -> Result<Cluster> {
-    let major = [15, 17, 16].into_iter().find(|major| pg::find(*major).is_some()).unwrap_or(15);
+    cluster_of(options, &[15, 17, 16])
+}
+
+/// The same of the first of these majors that is here.
+pub(super) fn cluster_of(options: &Options, majors: &[u32]) -> Result<Cluster> {
+    let found = majors.iter().copied().find(|major| pg::find(*major).is_some());
+    let major = found.or(majors.first().copied()).unwrap_or(15);
     println!("filling a cluster of {} MB", options.size_mb);
     let cluster = Cluster::builder(major)
         .data_checksums(true)
