@@ -269,6 +269,11 @@ impl<R: Read> Read for Stored<R> {
     }
 }
 
+/// The members of any tar archive, to its very end. Paths that do not stay below are errors.
+pub(crate) fn members_of(plain: Box<dyn Read + Send>) -> Box<dyn MemberStream> {
+    Box::new(Members(Arc::new(Mutex::new(Walk::new(plain)))))
+}
+
 /// The members of an archive, one after the other.
 struct Members(Arc<Mutex<Walk>>);
 

@@ -1,5 +1,6 @@
 //! The catalog: which backups there are, where their files lie, and how both stay whole.
 
+mod admission;
 mod annotations;
 mod archives;
 mod facts;
@@ -15,7 +16,10 @@ mod sidecar;
 mod space;
 mod verify;
 mod walk;
+mod witness;
 
+pub(crate) use admission::Admission;
+pub(crate) use archives::members_of;
 pub(crate) use known::BACKUP_MANIFEST;
 pub use layout::CatalogPaths;
 pub use local::LocalCatalog;
@@ -24,3 +28,4 @@ pub use port::{
     MemberStream, Packed, Purpose, Removed, Reused, Root, SpaceReport, Survey, Unreadable,
 };
 pub use verify::{Fault, FileProblem, FileVerification, verify_files};
+pub(crate) use witness::Witness;

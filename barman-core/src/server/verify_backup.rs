@@ -131,7 +131,7 @@ impl Server {
     }
 
     /// Reads a segment to its end. Only cancellation is an error.
-    fn judge_segment(
+    pub(super) fn judge_segment(
         &self,
         info: &BackupInfo,
         name: SegmentName,
