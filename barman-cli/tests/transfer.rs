@@ -405,6 +405,43 @@ fn damage_is_not_exported() {
     assert!(names(&place(&scene)).is_empty());
 }
 
+/// An interruption ends both, and nothing is left of what was begun.
+#[test]
+fn an_interrupted_transfer_cleans_up() {
+    if pg::require(15).is_none() {
+        return;
+    }
+    let scene = scene("local-rsync");
+    scene.ours(&["backup", "--wait", "main"]);
+    let id = scene.ids().pop().unwrap();
+    let begun = |words: &[&str], there: &dyn Fn() -> bool| {
+        let mut command = scene.world.barman_command(words).unwrap();
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        while !there() && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let _ = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+        child.wait().unwrap().code()
+    };
+    let place = place(&scene);
+    let code = begun(&["export-backup", "--compression", "xz", "main", &id, place.as_str()], &|| {
+        !names(&place).is_empty()
+    });
+    // One that was at its end may be whole.
+    let left = names(&place);
+    assert!(left.is_empty() && code == Some(1) || left.len() == 1 && code == Some(0), "{code:?} {left:?}");
+    left.iter().for_each(|name| fs::remove_file(place.join(name)).unwrap());
+    let archive = export(&scene, &|words| scene.ours(words), &id, &[]);
+    remove(&scene, &id);
+    let base = scene.world.home().join("main/base");
+    let code = begun(&["import-backup", "main", archive.as_str()], &|| !names(&base).is_empty());
+    let left = names(&base);
+    assert!(
+        left.is_empty() && code == Some(1) || left == [id.as_str()] && code == Some(0),
+        "{code:?} {left:?}"
+    );
+}
+
 /// Killed at any moment, an export is no archive and an import no backup; both can be done again.
 #[test]
 fn a_killed_transfer_leaves_nothing_half() {

@@ -9,6 +9,7 @@ mod layout;
 mod local;
 mod locking;
 mod native_manifest;
+mod pages;
 mod port;
 mod reader;
 mod removal;

@@ -13,7 +13,7 @@ use super::{Server, ServerError};
 use crate::catalog::{Admission, CatalogError, members_of};
 use crate::codec::{Algorithm, MAGIC_LEN, decompressor, detect};
 use crate::config::Operation;
-use crate::ctx::{Ctx, Event, Unit};
+use crate::ctx::{Cancel, Ctx, Event, Unit};
 use crate::format::text::with_reasons;
 use crate::format::wal_page::Validator;
 use crate::format::{backup_info, xlogdb};
@@ -81,9 +81,12 @@ impl Server {
         info.deduplicated_size = Some(sizes.deduplicated_size);
         self.take_wals(&wals, ctx)?;
         let cluster = info.systemid.zip(info.version);
+        // What is published is finished, too: an interruption comes too late.
+        let calm = Cancel::new();
+        let ctx = Ctx { cancel: &calm, ..*ctx };
         admission.publish(info, Keep::Standalone, &|| {
             // Until the backup was known, others may have let its WAL go again; here it is still staged.
-            self.take_wals(&wals, ctx)?;
+            self.take_wals(&wals, &ctx)?;
             cluster.map_or(Ok(()), |(system, version)| self.settle_identity(system, version))
         })
     }
