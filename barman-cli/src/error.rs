@@ -1,5 +1,6 @@
 //! From errors of the library to what the user reads, and to exit statuses.
 
+use barman_core::catalog::CatalogError;
 use barman_core::server::{ErrorKind, ServerError};
 
 /// Prints lines to stderr as they are: what goes wrong before there is an output to draw on.
@@ -49,6 +50,17 @@ impl From<ServerError> for Failure {
         match hint(error.kind()).filter(|_| !text.contains("HINT:")) {
             Some(hint) => Self::Error(format!("{text}\nHINT: {hint}")),
             None => Self::Error(text),
+        }
+    }
+}
+
+impl Failure {
+    /// Why an export or an import failed, with Barman's exceptions where it has no message.
+    pub(crate) fn transfer(error: ServerError) -> Self {
+        match error {
+            ServerError::NotTransferred { reason } => Self::Exception(reason),
+            ServerError::Catalog(taken @ CatalogError::Taken { .. }) => Self::Exception(taken.to_string()),
+            other => other.into(),
         }
     }
 }

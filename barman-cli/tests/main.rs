@@ -11,6 +11,7 @@
 )]
 
 mod options;
+mod transfer;
 mod user;
 mod verifying;
 mod base_backup;

@@ -344,6 +344,35 @@ fn one_verdict_with_barman() {
     }
 }
 
+/// Barman's block-level incrementals, each by its own manifest.
+#[test]
+fn incrementals_of_barmans() {
+    if pg::require(17).is_none() || Barman::require().is_none() {
+        return;
+    }
+    if tool(17, "pg_basebackup").is_none() {
+        barman_testkit::skip("pg_basebackup of 17 is not on this machine");
+        return;
+    }
+    let scene = scene(17, "postgres");
+    scene.cluster.psql("ALTER SYSTEM SET summarize_wal = on").unwrap();
+    scene.cluster.psql("SELECT pg_reload_conf()").unwrap();
+    scene.theirs(&["backup", "--wait", "main"]);
+    scene.cluster.psql("UPDATE t SET n = n WHERE n < 10").unwrap();
+    scene.theirs(&["backup", "--wait", "--incremental", "latest", "main"]);
+    let ids = scene.ids();
+    for id in &ids {
+        sound(&scene, id);
+        tools(&scene, id).into_iter().for_each(|run| drop(run.ok().unwrap()));
+    }
+    let table = scene.cluster.psql("SELECT pg_relation_filepath('t')").unwrap();
+    let (dir, node) = table.rsplit_once('/').unwrap();
+    let name = format!("{dir}/INCREMENTAL.{node}");
+    flip(&scene.base(&ids[1]).join("data").join(&name), 4000);
+    damaged(&scene, &ids[1], &["checksum mismatch for file", &name]);
+    sound(&scene, &ids[0]);
+}
+
 /// A backup of which nothing is known gets a manifest, of ours and of Barman's: the same rows, which PostgreSQL accepts.
 #[test]
 fn a_manifest_is_made_once_and_never_over_another() {
@@ -355,6 +384,14 @@ fn a_manifest_is_made_once_and_never_over_another() {
     let id = scene.ids().pop().unwrap();
     let run = verify(&scene, &id);
     assert!(run.code() == Some(1) && run.stderr.contains("nothing is known of its"), "{run}");
+    // What PostgreSQL keeps in the pages themselves is known all the same.
+    let json = scene.world.barman(&["-f", "json", "verify-backup", "main", &id]).unwrap().json().unwrap();
+    assert!(json["native_verification"]["pages_verified"].as_u64().unwrap() > 2000, "{json}");
+    for (path, name) in victims(&scene, &id) {
+        flip(&path, 5000);
+        damaged(&scene, &id, &[&format!("block 0 of file \"{name}\" has checksum")]);
+        flip(&path, 5000);
+    }
     let path = scene.base(&id).join("data/backup_manifest");
     let make = ["generate-manifest", "main", id.as_str()];
     let theirs = scene.theirs(&make);
@@ -386,9 +423,11 @@ fn a_manifest_is_made_once_and_never_over_another() {
         run.code() == Some(0) && run.stderr.contains("no manifest that can be read speaks of them"),
         "{run}"
     );
-    let [(file, name), _] = victims(&scene, &id);
+    let [(file, name), (second, other)] = victims(&scene, &id);
     flip(&file, 5000);
+    flip(&second, 9000);
     damaged(&scene, &id, &["checksum mismatch for file", &name]);
+    damaged(&scene, &id, &[&format!("block 1 of file \"{other}\" has checksum")]);
 }
 
 /// Damage must not become what is right by a list of what is there.

@@ -16,6 +16,7 @@ mod config_barman;
 mod config_ini;
 mod crash;
 mod floor_plan;
+mod import_crash;
 mod pg;
 mod restore_delta;
 mod restore_packed;

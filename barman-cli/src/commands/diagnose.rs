@@ -52,12 +52,23 @@ pub(crate) fn run(arguments: &Arguments, app: &App) -> Result<(), Failure> {
         "models": models,
         "servers": servers,
     });
+    app.output.info(&pretty(&answer));
+    Ok(())
+}
+
+/// JSON with an indent of four.
+fn pretty(value: &Value) -> String {
     let mut text = Vec::new();
     let form = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     let mut printer = serde_json::Serializer::with_formatter(&mut text, form);
-    serde::Serialize::serialize(&answer, &mut printer).map_err(|e| Failure::Error(e.to_string()))?;
-    app.output.info(&String::from_utf8_lossy(&text));
-    Ok(())
+    // Writing a value to memory cannot fail.
+    let _ = serde::Serialize::serialize(value, &mut printer);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// What this host is, as exports carry it along.
+pub(crate) fn system_info(app: &App) -> String {
+    pretty(&system(app))
 }
 
 /// What this host is. There is no Python and no rsync here, which Barman would tell of.

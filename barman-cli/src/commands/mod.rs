@@ -11,9 +11,11 @@ mod cron;
 mod delete;
 mod detach;
 mod diagnose;
+mod export_backup;
 mod generate_manifest;
 mod generated;
 mod get_wal;
+mod import_backup;
 mod keep;
 mod later;
 mod list_backups;
@@ -62,10 +64,14 @@ pub(crate) enum Command {
     Delete(delete::Arguments),
     /// Print all there is to know, for whoever looks for a fault.
     Diagnose(diagnose::Arguments),
+    /// Write a full backup with the WAL that it needs into one archive.
+    ExportBackup(export_backup::Arguments),
     /// Write the backup_manifest of a backup that has none.
     GenerateManifest(generate_manifest::Arguments),
     /// Send a WAL file to stdout or into a directory.
     GetWal(get_wal::Arguments),
+    /// Take a backup in that export-backup wrote.
+    ImportBackup(import_backup::Arguments),
     /// Keep a backup from retention and deletion.
     Keep(keep::Arguments),
     /// List the processes that work for a server.
@@ -132,12 +138,6 @@ pub(crate) enum Command {
     /// Change configuration options (not in this version).
     #[command(hide = true)]
     ConfigUpdate(later::Arguments),
-    /// Export a backup (not in this version).
-    #[command(hide = true)]
-    ExportBackup(later::Arguments),
-    /// Import a backup (not in this version).
-    #[command(hide = true)]
-    ImportBackup(later::Arguments),
     /// Copy a backup from another Barman (not in this version).
     #[command(hide = true)]
     SyncBackup(later::Arguments),
@@ -169,6 +169,8 @@ pub(crate) fn run(command: Command, app: &App) -> Result<(), Failure> {
         Command::Cron(arguments) => cron::run(&arguments, app),
         Command::Delete(arguments) => delete::run(&arguments, app),
         Command::Diagnose(arguments) => diagnose::run(&arguments, app),
+        Command::ExportBackup(arguments) => export_backup::run(&arguments, app),
+        Command::ImportBackup(arguments) => import_backup::run(&arguments, app),
         Command::GenerateManifest(arguments) => generate_manifest::run(&arguments, app),
         Command::GetWal(arguments) => get_wal::run(&arguments, app),
         Command::Keep(arguments) => keep::run(&arguments, app),
@@ -197,8 +199,6 @@ pub(crate) fn run(command: Command, app: &App) -> Result<(), Failure> {
         Command::CloudWalArchive(_) => later::refuse("cloud-wal-archive"),
         Command::CloudWalRestore(_) => later::refuse("cloud-wal-restore"),
         Command::ConfigUpdate(_) => later::refuse("config-update"),
-        Command::ExportBackup(_) => later::refuse("export-backup"),
-        Command::ImportBackup(_) => later::refuse("import-backup"),
         Command::SyncBackup(_) => later::refuse("sync-backup"),
         Command::SyncInfo(_) => later::refuse("sync-info"),
         Command::SyncWals(_) => later::refuse("sync-wals"),

@@ -1,5 +1,6 @@
 //! `barman verify-backup SERVER BACKUP`
 
+use barman_core::catalog::Fault;
 use barman_core::server::Verification;
 use serde_json::json;
 
@@ -36,6 +37,7 @@ pub(crate) fn run(arguments: &Arguments, app: &App) -> Result<(), Failure> {
             "bytes_verified": found.files.bytes,
             "files_without_checksum": found.files.without_checksum,
             "files_unknown": found.files.unknown,
+            "pages_verified": found.files.pages,
             "wal_verified": found.wal,
             "wal_awaited": found.awaited.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "problems": problems().chain(wal()).collect::<Vec<_>>(),
@@ -62,8 +64,8 @@ fn draw(found: &Verification, app: &App) {
     if files.unknown > 0 && !found.knows_nothing() {
         out.warning(&format!(
             "{} files could not be verified: no manifest that can be read speaks of them (Barman's own \
-             have no files of tablespaces)",
-            files.unknown
+             have no files of tablespaces); the checksums in {} of their pages are right",
+            files.unknown, files.pages
         ));
     }
     if found.is_sound() {
@@ -71,11 +73,13 @@ fn draw(found: &Verification, app: &App) {
         return;
     }
     out.error(&format!("verify backup failure on directory '{}'", found.directory));
-    if found.knows_nothing() {
+    // Of a damaged manifest itself is told below.
+    let listed = files.problems.iter().any(|problem| matches!(problem.fault, Fault::Manifest(_)));
+    if found.knows_nothing() && !listed {
         out.error(&format!(
-            "nothing is known of its {} files: it has no backup_manifest and was not taken by this program. 'barman \
-             generate-manifest' records what is there now",
-            files.unknown
+            "nothing is known of its {} files: it has no backup_manifest and was not taken by this program (the checksums \
+             in {} of their pages are right). 'barman generate-manifest' records what is there now",
+            files.unknown, files.pages
         ));
     }
     files.problems.iter().for_each(|problem| out.error(&problem.to_string()));

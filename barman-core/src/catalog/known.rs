@@ -158,13 +158,7 @@ impl Known {
         }
         match stored {
             Ok(None) => {}
-            Ok(Some(rows)) => {
-                known.stored = true;
-                for row in rows {
-                    let fact = Fact { size: row.size, sum: Sum::Crc32c(row.crc32c) };
-                    known.trees.entry(row.root).or_default().entry(row.path).or_default().stored = Some(fact);
-                }
-            }
+            Ok(Some(rows)) => known.add(rows),
             Err(CatalogError::Manifest { path, reason }) => {
                 let fault = Fault::Manifest(reason);
                 problems.push(FileProblem { name: path.to_string(), fault });
@@ -172,6 +166,23 @@ impl Known {
             Err(other) => return Err(other),
         }
         Ok(known)
+    }
+
+    /// What our full manifest knows.
+    pub(super) fn of(rows: Option<Vec<FileProof>>) -> Self {
+        let mut known = Self::default();
+        if let Some(rows) = rows {
+            known.add(rows);
+        }
+        known
+    }
+
+    fn add(&mut self, rows: Vec<FileProof>) {
+        self.stored = true;
+        for row in rows {
+            let fact = Fact { size: row.size, sum: Sum::Crc32c(row.crc32c) };
+            self.trees.entry(row.root).or_default().entry(row.path).or_default().stored = Some(fact);
+        }
     }
 
     fn list(&mut self, source: impl std::io::Read, problems: &mut Vec<FileProblem>) {

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::ctx::{Clock, Ctx};
 use crate::io::{self, Disk, IoContext, durable};
-use crate::model::{BackupId, BackupInfo, Keep, Status};
+use crate::model::{BackupId, BackupInfo, Entry, Keep, Status};
 
 /// The catalog of one server in directories of this host, in Barman's layout.
 ///
@@ -101,6 +101,15 @@ impl LocalCatalog {
             Err(e) if e.is_already_exists() => Err(CatalogError::Exists { path }),
             other => Ok(other?),
         }
+    }
+
+    /// Everything in the directory of a backup, itself first.
+    pub(crate) fn everything(&self, id: &BackupId) -> Result<Vec<Entry>, CatalogError> {
+        super::reader::listed(&*self.shared.disk, &self.shared.paths.base(id))
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     fn info_of(&self, id: &BackupId) -> Result<BackupInfo, CatalogError> {

@@ -34,10 +34,10 @@ impl Locks {
         Ok(self.locks.lock_within(&name, "a change of the catalog", PATIENCE, &self.ctx(&Cancel::new()))?)
     }
 
-    /// For removing a backup.
-    pub(super) fn exclusive(&self, id: &BackupId) -> Result<LockGuard, CatalogError> {
+    /// For removing a backup, or letting one in.
+    pub(super) fn exclusive(&self, id: &BackupId, why: &str) -> Result<LockGuard, CatalogError> {
         let name = LockName::BackupId(self.server.clone(), *id);
-        let taken = self.locks.try_lock(&name, "the removal of the backup", &self.ctx(&Cancel::new()));
+        let taken = self.locks.try_lock(&name, why, &self.ctx(&Cancel::new()));
         taken.map_err(|e| busy(id, e))
     }
 

@@ -14,6 +14,8 @@ use crate::model::{Entry, EntryKind};
 
 /// What is asked for by name is small: configuration files, the label, `pg_control`. It is kept while it passes.
 const SMALL: u64 = 1 << 20;
+/// Bytes read at once.
+const READ: usize = 256 << 10;
 
 /// What an archive was found to hold.
 #[derive(Default)]
@@ -40,7 +42,7 @@ pub(super) struct Members {
 impl Members {
     /// What the archive gives; at its end `findings` knows it, too.
     pub(super) fn new(archive: Unpacked, root: Root, findings: &Findings) -> Self {
-        let walk = Arc::new(Mutex::new(Walk::new(archive)));
+        let walk = Arc::new(Mutex::new(Walk::new(Input::Stored(archive))));
         Self { walk, root, found: Found::default(), findings: Arc::clone(findings) }
     }
 
@@ -68,6 +70,43 @@ impl MemberStream for Members {
         let content: Arc<[u8]> = content.into();
         self.found.small.insert(entry.path.clone(), Arc::clone(&content));
         Ok(Some((entry, Box::new(Cursor::new(content)))))
+    }
+}
+
+/// The members of any tar archive, to its very end. Paths that do not stay below are errors.
+pub(crate) fn members_of(plain: Box<dyn Read + Send>) -> Box<dyn MemberStream> {
+    Box::new(Passing(Arc::new(Mutex::new(Walk::new(Input::Plain(plain))))))
+}
+
+/// Members of which nothing is kept.
+struct Passing(Arc<Mutex<Walk>>);
+
+impl MemberStream for Passing {
+    fn next(&mut self) -> io::Result<Option<(Entry, Box<dyn Read + Send>)>> {
+        let Some(member) = lock(&self.0).next_member()? else { return Ok(None) };
+        let entry = entry_of(&member)?;
+        Ok(Some((entry, Box::new(Body(Arc::clone(&self.0))))))
+    }
+}
+
+/// Where the bytes of a tar stream come from.
+enum Input {
+    Stored(Unpacked),
+    Plain(Box<dyn Read + Send>),
+}
+
+impl Input {
+    /// The next bytes, never empty; `None` at the end.
+    fn next(&mut self) -> io::Result<Option<Bytes>> {
+        match self {
+            Self::Stored(archive) => archive.next(),
+            Self::Plain(plain) => {
+                let mut piece = vec![0; READ];
+                let count = plain.read(&mut piece)?;
+                piece.truncate(count);
+                Ok((count > 0).then(|| piece.into()))
+            }
+        }
     }
 }
 
@@ -101,7 +140,7 @@ fn entry_of(member: &Member) -> io::Result<Entry> {
 
 /// A tar stream that is walked through once.
 struct Walk {
-    archive: Unpacked,
+    archive: Input,
     /// Taken at the end.
     parser: Option<Parser>,
     piece: Bytes,
@@ -121,7 +160,7 @@ enum Next {
 }
 
 impl Walk {
-    fn new(archive: Unpacked) -> Self {
+    fn new(archive: Input) -> Self {
         let parser = Some(Parser::new());
         Self { archive, parser, piece: Bytes::new(), at: 0, body: (0, 0), inside: false }
     }

@@ -392,6 +392,22 @@ pub enum CatalogError {
         /// The file.
         path: Utf8PathBuf,
     },
+    /// A backup of that id cannot come in: there is one.
+    #[error("Backup '{id}' already exists in the catalog for server '{server}'")]
+    Taken {
+        /// The id.
+        id: BackupId,
+        /// The server.
+        server: crate::model::ServerName,
+    },
+    /// What has no place in a backup was to come in with one.
+    #[error("The backup cannot be imported: its member '{path}' {why}")]
+    Foreign {
+        /// Relative to the directory of the backup.
+        path: Utf8PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// Somebody uses it.
     #[error("Backup {id} is in use: {holder}")]
     Busy {

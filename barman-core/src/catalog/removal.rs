@@ -34,7 +34,7 @@ pub(super) fn remove(
 ) -> Result<Removed, CatalogError> {
     let disk = &*shared.disk;
     let paths = &shared.paths;
-    let lock = shared.locks.exclusive(id)?;
+    let lock = shared.locks.exclusive(id, "the removal of the backup")?;
     let resumed = is_marked(shared, id)?;
     let info = match facts::read(shared, id) {
         Ok(info) => Some(info),

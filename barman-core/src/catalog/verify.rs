@@ -10,8 +10,10 @@ use std::sync::atomic::Ordering;
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::known::{BACKUP_MANIFEST, Known, Row};
+use super::pages::{BadPage, Pages};
 use super::{BackupReader, CatalogError, Packed, Root};
 use crate::ctx::{Cancel, Cancelled, Ctx, Event, Unit};
+use crate::format::relfile::RelFile;
 use crate::format::text::with_reasons;
 use crate::model::{Entry, EntryKind};
 
@@ -35,6 +37,15 @@ pub enum Fault {
     },
     /// It has other bytes.
     Checksum,
+    /// A page of it has another content than its checksum says. Told only of files of which nothing else is known.
+    Page {
+        /// Which, counted over the whole fork.
+        block: u32,
+        /// The checksum in the page.
+        found: u16,
+        /// That of its content.
+        expected: u16,
+    },
     /// It is neither a file nor a directory.
     Kind,
     /// It cannot be read to its end.
@@ -66,6 +77,10 @@ impl fmt::Display for FileProblem {
                 write!(f, "\"{name}\" has size {found} on disk but size {expected} in the manifest")
             }
             Fault::Checksum => write!(f, "checksum mismatch for file \"{name}\""),
+            Fault::Page { block, found, expected } => write!(
+                f,
+                "block {block} of file \"{name}\" has checksum {found:04X}, its content gives {expected:04X}"
+            ),
             Fault::Kind => write!(f, "\"{name}\" is not a regular file or directory"),
             Fault::Unreadable(why) => write!(f, "could not read file \"{name}\": {why}"),
             Fault::Manifest(why) => write!(f, "the manifest \"{name}\" is damaged: {why}"),
@@ -87,6 +102,8 @@ pub struct FileVerification {
     pub without_checksum: u64,
     /// Files of which nothing is known.
     pub unknown: u64,
+    /// Pages in those files whose own checksums are right.
+    pub pages: u64,
     /// All that is wrong, by name.
     pub problems: Vec<FileProblem>,
 }
@@ -113,7 +130,9 @@ pub fn verify_files(
     let is_whole =
         |root: &Root| rows.iter().any(|row| row.path.as_str() == archive_name(reader, *root).as_str());
     let whole = roots().filter(is_whole).collect();
-    let pass = Pass { reader, known: &known, whole, ctx, stop: Cancel::new(), found: Mutex::new(found) };
+    let pages = if packed.is_none() { Pages::of(reader) } else { None };
+    let pass =
+        Pass { reader, pages, known: &known, whole, ctx, stop: Cancel::new(), found: Mutex::new(found) };
     let work = match &packed {
         None => pass.list(roots())?,
         Some(packed) => pass.archives(roots(), packed)?,
@@ -161,12 +180,15 @@ fn may_be_extra(root: Root, path: &Utf8Path) -> bool {
 /// What a worker does next.
 enum Work {
     File(Root, Utf8PathBuf),
+    /// Nothing is known of it, but its pages have checksums.
+    Pages(Root, Utf8PathBuf, RelFile),
     Archive(Root),
 }
 
 struct Pass<'a> {
     reader: &'a dyn BackupReader,
     known: &'a Known,
+    pages: Option<Pages>,
     /// Archives whose stored bytes are compared as a whole.
     whole: HashSet<Root>,
     ctx: &'a Ctx<'a>,
@@ -206,12 +228,21 @@ impl Pass<'_> {
             for entry in entries {
                 if let Some(size) = self.look(root, &entry) {
                     work.push((size, Work::File(root, entry.path)));
+                } else if let Some(file) = self.paged(root, &entry) {
+                    work.push((entry.size, Work::Pages(root, entry.path, file)));
                 }
             }
         }
         work.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
         self.stage(Some(work.iter().map(|(size, _)| size).sum()));
         Ok(work.into_iter().map(|(_, work)| work).collect())
+    }
+
+    /// What a file of pages is, of which nothing is known.
+    fn paged(&self, root: Root, entry: &Entry) -> Option<RelFile> {
+        let unknown = !self.known.covers(root) && self.known.row(root, &entry.path).is_none();
+        let file = RelFile::parse(&entry.path).filter(|_| unknown && entry.is_file());
+        file.filter(|_| self.pages.is_some())
     }
 
     /// Looks at one name; gives the length of what has to be read.
@@ -315,6 +346,7 @@ impl Pass<'_> {
                         let done = match next {
                             None => return,
                             Some(Work::File(root, path)) => self.file(root, &path, &mut buffer),
+                            Some(Work::Pages(root, path, file)) => self.pages(root, &path, file, &mut buffer),
                             Some(Work::Archive(root)) => self.archive(root, &mut buffer),
                         };
                         if let Err(error) = done {
@@ -340,6 +372,51 @@ impl Pass<'_> {
         };
         self.conclude(root, path, row, summed);
         Ok(())
+    }
+
+    fn pages(
+        &self,
+        root: Root,
+        path: &Utf8Path,
+        file: RelFile,
+        buffer: &mut [u8],
+    ) -> Result<(), CatalogError> {
+        let Some(pages) = &self.pages else { return Ok(()) };
+        /// Only the second ends the whole pass.
+        enum Ended {
+            Unreadable(std::io::Error),
+            Cancelled(Cancelled),
+        }
+        impl From<std::io::Error> for Ended {
+            fn from(error: std::io::Error) -> Self {
+                Self::Unreadable(error)
+            }
+        }
+        let mut bytes = match self.reader.open(root, path) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.problem(name_of(root, path), Fault::Unreadable(with_reasons(&error)));
+                return Ok(());
+            }
+        };
+        let checked = pages.check(file, &mut bytes, buffer, &mut |by| {
+            self.ctx.progress.event(&Event::Advanced { by });
+            self.go_on().map_err(Ended::Cancelled)
+        });
+        match checked {
+            Ok((right, bad)) => {
+                self.found().pages += right;
+                for BadPage { block, found, expected } in bad {
+                    self.problem(name_of(root, path), Fault::Page { block, found, expected });
+                }
+                Ok(())
+            }
+            Err(Ended::Unreadable(error)) => {
+                self.problem(name_of(root, path), Fault::Unreadable(error.to_string()));
+                Ok(())
+            }
+            Err(Ended::Cancelled(cancelled)) => Err(cancelled.into()),
+        }
     }
 
     /// Reads a file to its end and makes its sums, or says why it cannot be read. Only cancellation is an error.

@@ -6,11 +6,13 @@ mod buffer;
 mod error;
 mod ordered;
 mod stream;
+mod whole;
 
 pub use buffer::{BufferPool, Chunk, PooledBuf};
 pub use error::PipeError;
 pub use ordered::{Parallel, parallel_map_ordered};
 pub use stream::{Frame, StreamOptions, StreamReport, compress_stream, compress_stream_with, pump};
+pub use whole::compress_whole;
 
 #[cfg(test)]
 mod tests;

@@ -50,19 +50,13 @@ impl Server {
             self.fail_abandoned(ctx)?;
             self.take_backup(options, parent.as_ref(), ctx)?
         };
-        {
-            // Scripts are told of a backup that is still there.
-            let _lease = self.catalog.lease(&info.id, Purpose::Backup)?;
-            let waited = if options.wait {
-                self.wait_for_wal(&info, options.wait_timeout, ctx)
-                    .and_then(|()| self.check_completeness(&info.id, ctx).map(drop))
-            } else {
-                Ok(())
-            };
-            let told = || self.told_of_backup(&self.catalog.get(&info.id)?);
-            let ran = self.run_scripts(Around::Backup, Phase::Post, &told, ctx);
-            waited.and(ran)?;
-        }
+        let waited = if options.wait {
+            self.wait_for_wal(&info, options.wait_timeout, ctx)
+                .and_then(|()| self.check_completeness(&info.id, ctx).map(drop))
+        } else {
+            Ok(())
+        };
+        waited.and(self.after_backup(&info.id, ctx))?;
         self.archive_quietly(ctx)?;
         let info = self.check_completeness(&info.id, ctx)?;
         if parent.is_some() {

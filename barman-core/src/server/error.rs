@@ -212,6 +212,12 @@ pub enum ServerError {
         #[source]
         source: PgError,
     },
+    /// A backup cannot be exported or imported.
+    #[error("{reason}")]
+    NotTransferred {
+        /// Why, in Barman's words where it has some.
+        reason: String,
+    },
     /// The archive has WAL already.
     #[error("WAL archive check failed for server {server}: {what}")]
     ArchiveInUse {

@@ -17,8 +17,10 @@ pub(crate) struct KnownCluster {
 }
 
 #[derive(Deserialize)]
-struct Identity {
-    systemid: String,
+pub(super) struct Identity {
+    pub(super) systemid: String,
+    #[serde(default)]
+    pub(super) version: String,
 }
 
 /// Reads the identity from its file, else from the newest backup that really began (others only have defaults). The segment
@@ -61,6 +63,15 @@ impl Server {
     /// The cluster that the directory was first used for.
     pub(crate) fn stored_system_id(&self) -> Result<Option<SystemId>, ServerError> {
         stored(&identity_path(&self.config), self.host.disk.as_ref())
+    }
+
+    /// The major version that the directory was first used for.
+    pub(crate) fn stored_version(&self) -> Result<Option<String>, ServerError> {
+        match self.host.disk.read_text(&identity_path(&self.config)) {
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error.into()),
+            Ok(text) => Ok(serde_json::from_str::<Identity>(&text).ok().map(|i| i.version)),
+        }
     }
 
     /// An error when the cluster is not the one that the directory belongs to; at the first backup it becomes that.

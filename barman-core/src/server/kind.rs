@@ -108,12 +108,14 @@ fn of_lock(error: &LockError) -> ErrorKind {
 fn of_catalog(error: &CatalogError) -> ErrorKind {
     match error {
         CatalogError::NotFound { .. } => ErrorKind::NotFound,
-        CatalogError::Corrupt { .. } | CatalogError::Damaged { .. } | CatalogError::Manifest { .. } => {
-            ErrorKind::Corrupt
-        }
+        CatalogError::Corrupt { .. }
+        | CatalogError::Damaged { .. }
+        | CatalogError::Foreign { .. }
+        | CatalogError::Manifest { .. } => ErrorKind::Corrupt,
         CatalogError::Busy { .. } => ErrorKind::Busy,
         CatalogError::WrongStatus { .. }
         | CatalogError::Exists { .. }
+        | CatalogError::Taken { .. }
         | CatalogError::IllegalStatus { .. }
         | CatalogError::MustStay { .. } => ErrorKind::Conflict,
         CatalogError::Lock(error) => of_lock(error),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use time::{OffsetDateTime, UtcOffset};
 
 use super::{RestoreOptions, Server, ServerError};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Purpose};
 use crate::ctx::{Cancel, Cancelled, Clock, Ctx};
 use crate::hooks::{HookHost, Phase, Script};
 use crate::model::{BackupId, BackupInfo, WalFileName};
@@ -162,19 +162,31 @@ impl Server {
         Ok(told)
     }
 
-    /// Runs what is configured for after a backup that has failed. Its failure is what counts, so that nothing of this is an
-    /// error. Where the backup was interrupted, scripts have a minute to clean up.
-    pub(super) fn after_failed_backup(&self, id: &BackupId, ctx: &Ctx<'_>) {
+    /// Runs what is configured for after a backup that has been taken.
+    pub(super) fn after_backup(&self, id: &BackupId, ctx: &Ctx<'_>) -> Result<(), ServerError> {
+        if self.scripts(Around::Backup, Phase::Post).is_empty() {
+            return Ok(());
+        }
+        // Scripts are told of a backup that stays there meanwhile. Where somebody is just checking it, they run all the same.
+        let _lease = self.catalog.lease(id, Purpose::Backup).ok();
+        self.last_scripts(id, ctx)
+    }
+
+    /// Those after a backup, whatever became of it. After an interruption they have a minute to clean up.
+    fn last_scripts(&self, id: &BackupId, ctx: &Ctx<'_>) -> Result<(), ServerError> {
         let told = || self.told_of_backup(&self.catalog.get(id)?);
-        let ran = if ctx.cancel.is_cancelled() {
-            let clock = Limited { clock: ctx.clock, until: ctx.clock.monotonic() + LAST_WORDS };
-            let fresh = Cancel::new();
-            let ctx = Ctx { clock: &clock, cancel: &fresh, ..*ctx };
-            self.run_scripts(Around::Backup, Phase::Post, &told, &ctx)
-        } else {
-            self.run_scripts(Around::Backup, Phase::Post, &told, ctx)
-        };
-        if let Err(error) = ran {
+        if !ctx.cancel.is_cancelled() {
+            return self.run_scripts(Around::Backup, Phase::Post, &told, ctx);
+        }
+        let clock = Limited { clock: ctx.clock, until: ctx.clock.monotonic() + LAST_WORDS };
+        let fresh = Cancel::new();
+        self.run_scripts(Around::Backup, Phase::Post, &told, &Ctx { clock: &clock, cancel: &fresh, ..*ctx })
+    }
+
+    /// Runs what is configured for after a backup that has failed. Its failure is what counts, so that nothing of this is an
+    /// error.
+    pub(super) fn after_failed_backup(&self, id: &BackupId, ctx: &Ctx<'_>) {
+        if let Err(error) = self.last_scripts(id, ctx) {
             ctx.warn(format!("The scripts after the failed backup {id} have not all run: {error}"));
         }
     }

@@ -58,9 +58,9 @@ impl Verification {
         self.files.problems.is_empty() && self.wal_problems.is_empty() && !self.knows_nothing()
     }
 
-    /// No file could be compared with anything.
+    /// No file could be compared with anything that is known of it as a whole.
     pub fn knows_nothing(&self) -> bool {
-        self.files.verified == 0 && self.files.without_checksum == 0 && self.files.problems.is_empty()
+        self.files.verified == 0 && self.files.without_checksum == 0
     }
 }
 
@@ -131,7 +131,7 @@ impl Server {
     }
 
     /// Reads a segment to its end. Only cancellation is an error.
-    fn judge_segment(
+    pub(super) fn judge_segment(
         &self,
         info: &BackupInfo,
         name: SegmentName,

@@ -4,6 +4,8 @@ use std::io::Read;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use camino::Utf8Path;
+
 use super::intake::LocalIntake;
 use super::{
     PartialWal, Reclaimed, Shared, WalArchive, WalEntry, WalError, WalIntake, WalPaths, WalRange, directory,
@@ -97,6 +99,11 @@ impl LocalWalArchive {
             }
         }
         Ok(missing)
+    }
+
+    /// The plain bytes of a WAL file that lies elsewhere, whatever it is packed in.
+    pub(crate) fn open_file(&self, path: &Utf8Path) -> Result<Box<dyn Read + Send>, WalError> {
+        Ok(stored::open(&self.shared, path)?.plain)
     }
 
     /// Visits the lines of the index in their order, without a look at the files: what listings go by, as Barman's do.

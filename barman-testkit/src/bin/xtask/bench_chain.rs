@@ -46,6 +46,7 @@ pub(super) fn run(options: &Options, program: &Utf8Path) -> Result<Vec<Row>> {
         }
         home.run(&["archive-wal", "main"])?;
         let place = home.world.path().join("restored");
+        let base = home.world.home().join("main/base");
         let restore = |what: &'static str| {
             let (home, place) = (&home, &place);
             move || home.command(&["recover", "main", what, place.as_str()])
@@ -56,7 +57,6 @@ pub(super) fn run(options: &Options, program: &Utf8Path) -> Result<Vec<Row>> {
             Rival::new("ours, the full one alone", restore("full")).after(remove),
         ];
         if compression.is_empty() {
-            let base = home.world.home().join("main/base");
             rivals.push(
                 Rival::new("pg_combinebackup", || {
                     let mut command = home.world.command("sh");
