@@ -66,6 +66,16 @@ impl Place {
             fs::write(&name, "litter").unwrap();
             scene.cluster.account().own(&name).unwrap();
         }
+        // A place that is not this cluster's own may be that of a server that runs, as here.
+        let live = format!("ts1:{}", scene.cluster.tablespace_dir("ts1"));
+        let words =
+            ["restore", "--delta-restore", "--tablespace", &live, "main", &place.id, place.pgdata.as_str()];
+        let run = scene.world.barman(&words).unwrap();
+        assert!(
+            run.code() == Some(1) && run.stderr.contains("for the tablespace 'ts1' is not empty"),
+            "{run}"
+        );
+        assert!(place.pgdata.join("global/pg_control").exists());
         // Without being asked for it nothing is overwritten.
         let run = scene.world.barman(&place.words(scene, &[]).each()).unwrap();
         assert!(run.code() == Some(1) && run.stderr.contains("is not empty"), "{run}");

@@ -25,6 +25,7 @@ mod listing;
 mod one_home;
 mod readme;
 mod recovering;
+mod restore_options;
 mod scene;
 mod streaming;
 mod wal_commands;

@@ -138,7 +138,7 @@ fn restore(
         warnings: Vec::new(),
     };
     let transport = LocalTransport::new(disk, home.cancel.clone());
-    let options = RunOptions { jobs: 1, bandwidth: None, delta: true, discard_wal };
+    let options = RunOptions { delta: true, discard_wal, ..RunOptions::default() };
     recovery::run(&plan, shelf, &home.archive(), &transport, &options, &home.ctx())
 }
 

@@ -1,7 +1,8 @@
 //! Whether files of the destination are what the backup has, by content. Size and time are no proof.
 //!
 //! On this host both sides are read, or one and its checksum. Of another host nothing is fetched: it is asked for SHA-256
-//! sums, and where it cannot make them, every file is written.
+//! sums, and where it cannot make them, every file is written. So it is with packed backups on other hosts: of their files only a
+//! CRC-32C is known before they are unpacked, and no host makes that one.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{self, Read};
