@@ -43,6 +43,27 @@ fn staging_and_snapshot_options_are_judged_as_by_barman() {
         }
         assert!(!destination.exists());
     }
+    // Without a backup there is not every target.
+    for options in [
+        &["--target-tli", "current"][..],
+        &["--target-tli", "7"],
+        &["--target-xid", "5"],
+        &["--target-name", "n"],
+        &["--target-immediate"],
+        &["--target-lsn", "0/1"],
+        &["--target-time", "2020-01-01 00:00:00+00"],
+    ] {
+        let words = [&["restore"], options, &["--tablespace", &place, "main", "auto", destination.as_str()]];
+        let words = words.concat();
+        let (own, other) = (scene.world.barman(&words).unwrap(), scene.world.oracle(&words).unwrap());
+        let error = |text: &str| {
+            let mut lines = text.lines().filter_map(|line| line.split_once(": "));
+            let found = lines.find(|(level, _)| matches!(*level, "ERROR" | "EXCEPTION"));
+            found.map(|(_, text)| text.to_owned())
+        };
+        assert_eq!((own.code(), error(&own.stderr)), (other.code(), error(&other.stderr)), "{options:?}");
+        assert!(own.code() == Some(1) && !destination.exists(), "{own}");
+    }
     // What needs no staging is restored whatever is said of it.
     let options =
         ["--staging-path", "/nowhere", "--combine-mode", "clone", "--aws-region", "x", "--retry-sleep", "1"];

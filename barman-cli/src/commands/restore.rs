@@ -304,6 +304,11 @@ fn choose(
              '{option}' recovery target is not allowed without a backup_id."
         )));
     }
+    if target.timeline == TargetTimeline::Current {
+        return Err(Failure::Error(
+            "'current' is not a valid timeline keyword when recovering without a backup_id".to_owned(),
+        ));
+    }
     let fits = |b: &BackupInfo| match &target.stop {
         StopPoint::Time(time) => b.end_time.is_some_and(|end| end <= *time),
         StopPoint::Lsn(lsn) => b.end_xlog.is_some_and(|end| end <= *lsn),
