@@ -148,6 +148,7 @@ impl App {
                 Ok(()) => {}
                 Err(_) if self.host.cancel.is_cancelled() => return Err(Failure::Said),
                 Err(Failure::Error(text) | Failure::Status(text, _)) => self.output.error(&text),
+                Err(Failure::Exception(text)) => self.output.exception(&text),
                 Err(Failure::Said) => self.output.fail(),
             }
         }
@@ -207,6 +208,7 @@ impl App {
                 self.output.error("Process interrupted by user (KeyboardInterrupt)");
             }
             Err(Failure::Error(text)) => self.output.error(&text),
+            Err(Failure::Exception(text)) => self.output.exception(&text),
             Err(Failure::Status(text, status)) => {
                 self.output.error(&text);
                 self.output.exit_with(status);

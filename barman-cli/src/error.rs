@@ -18,15 +18,24 @@ pub(crate) fn exit(outcome: Result<(), Failure>) -> std::process::ExitCode {
             print_lines(&[format!("ERROR: {text}")]);
             std::process::ExitCode::from(1)
         }
+        Err(Failure::Exception(text)) => {
+            print_lines(&[format!("EXCEPTION: {text}"), SEE_LOG.to_owned()]);
+            std::process::ExitCode::from(1)
+        }
         Err(Failure::Said) => std::process::ExitCode::from(1),
     }
 }
+
+/// What follows an exception.
+pub(crate) const SEE_LOG: &str = "See log file for more details.";
 
 /// Why a command failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// `ERROR: text`, exit status 1.
     Error(String),
+    /// `EXCEPTION: text`, exit status 1: where Barman has no message of its own.
+    Exception(String),
     /// `ERROR: text` with another exit status.
     Status(String, u8),
     /// Everything was said already.

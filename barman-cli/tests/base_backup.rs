@@ -399,6 +399,134 @@ fn packed(major: u32) {
 
 majors! { packed: packed10 10 packed11 11 packed12 12 packed13 13 packed14 14 packed15 15 packed16 16 packed17 17 packed18 18 }
 
+/// What the server packs is stored as it comes, or unpacked where plain files are wanted; checked either way.
+fn packed_by_the_server(major: u32, algorithms: &[&str]) {
+    if pg::require(major).is_none() {
+        return;
+    }
+    let mut scene = scene(major);
+    for (algorithm, format) in algorithms.iter().flat_map(|a| [(a, "tar"), (a, "plain")]) {
+        let server = scene.world.server("main").option("backup_compression", *algorithm);
+        let server =
+            server.option("backup_compression_location", "server").option("backup_compression_level", "2");
+        let server = server.option("backup_compression_format", format);
+        if *algorithm == "zstd" {
+            server.option("backup_compression_workers", "1");
+        }
+        let run = busy(&scene, || scene.ours(&["backup", "--wait", "main"]));
+        let id = scene.ids().pop().unwrap();
+        let info = &scene.infos()[&id];
+        let recorded = if format == "tar" { *algorithm } else { "None" };
+        assert_eq!((info.get("status"), info.get("compression")), ("DONE", recorded), "{run}");
+        let data = scene.base(&id).join("data");
+        let archives: Vec<String> = names(&data).into_iter().filter(|name| name.contains(".tar")).collect();
+        assert_eq!(archives.len(), if format == "tar" { 2 } else { 0 }, "{archives:?}");
+        assert_eq!(data.join("PG_VERSION").exists(), format == "plain");
+        if format == "tar" {
+            let path = data.join(&archives[1]);
+            let program = if *algorithm == "lz4" { "lz4" } else { *algorithm };
+            let mut command = scene.world.command("/bin/sh");
+            let line = format!("{program} -dc {path} | tar -t | grep -q global/pg_control");
+            Run::of(command.args(["-c", &line])).unwrap().ok().unwrap();
+        }
+        if let Some(verify) = tool(major, "pg_verifybackup").filter(|_| format == "plain") {
+            let mut command = scene.world.command(verify);
+            Run::of(command.args(["-n", data.as_str()])).unwrap().ok().unwrap();
+        }
+        scene.cluster.archive_now().unwrap();
+        scene.ours(&["archive-wal", "main"]);
+        restore(&scene, &|arguments| scene.ours(arguments), &id);
+        if major == 15 && format == "tar" && Barman::require().is_some() {
+            restore(&scene, &|arguments| scene.theirs(arguments), &id);
+        }
+    }
+}
+
+#[test]
+fn packed_by_the_server_15() {
+    packed_by_the_server(15, &["gzip"]);
+}
+
+#[test]
+fn packed_by_the_server_16() {
+    packed_by_the_server(16, &["gzip"]);
+}
+
+#[test]
+fn packed_by_the_server_17() {
+    packed_by_the_server(17, &["gzip"]);
+}
+
+/// Of the majors here only Debian's is built with all of them.
+#[test]
+fn packed_by_the_server_with_lz4_and_zstd() {
+    packed_by_the_server(15, &["lz4", "zstd"]);
+}
+
+/// What does not go together is refused in Barman's words.
+#[test]
+fn options_of_packing_that_do_not_go_together_are_refused() {
+    if pg::require(15).is_none() || Barman::require().is_none() {
+        return;
+    }
+    let mut scene = scene(15);
+    let bin = tool(15, "pg_basebackup").unwrap();
+    scene.world.server("main").option("path_prefix", bin.parent().unwrap().as_str());
+    for (algorithm, key, value) in [
+        ("gzip", "format", "plain"),
+        ("gzip", "level", "0"),
+        ("gzip", "level", "10"),
+        ("lz4", "level", "13"),
+        ("zstd", "level", "23"),
+        ("none", "level", "1"),
+        ("none", "workers", "1"),
+        ("lz4", "workers", "1"),
+        ("gzip", "workers", "1"),
+        ("zstd", "workers", "-1"),
+    ] {
+        // Later options are left as Barman takes them for unset.
+        for (other, usual) in [("format", "tar"), ("level", "x"), ("workers", "x")] {
+            scene.world.server("main").option(&format!("backup_compression_{other}"), usual);
+        }
+        let server = scene.world.server("main").option("backup_compression", algorithm);
+        server.option(&format!("backup_compression_{key}"), value);
+        let said = |run: Run| {
+            assert_eq!(run.code(), Some(1), "{run}");
+            let lines = run.stderr.lines().filter(|line| !line.contains("Ignoring invalid"));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let ours = said(scene.world.barman(&["backup", "main"]).unwrap());
+        let theirs = said(scene.world.oracle(&["backup", "main"]).unwrap());
+        assert_eq!(ours, theirs, "{algorithm} {key} {value}");
+    }
+    assert!(scene.ids().is_empty());
+}
+
+#[test]
+fn a_server_that_cannot_pack_is_told() {
+    if pg::require(14).is_none() {
+        return;
+    }
+    let mut scene = scene(14);
+    let server = scene.world.server("main").option("backup_compression", "gzip");
+    server.option("backup_compression_location", "server");
+    let run = scene.world.barman(&["backup", "main"]).unwrap();
+    assert_eq!(run.code(), Some(1), "{run}");
+    assert!(run.stderr.contains("needs PostgreSQL 15 or later, and this is 14"), "{run}");
+    // A connection that breaks in the middle of a packed archive.
+    if pg::require(15).is_none() {
+        return;
+    }
+    let mut scene = self::scene(15);
+    let proxy = Proxy::before(scene.cluster.port()).unwrap();
+    let server = scene.world.server("main").option("streaming_conninfo", proxy.conninfo());
+    server.option("backup_compression", "gzip").option("backup_compression_location", "server");
+    proxy.cut_after(1_000_000);
+    let run = scene.world.barman(&["backup", "--wait", "main"]).unwrap();
+    assert!(run.code() == Some(1) && run.stderr.contains("connection"), "{run}");
+    assert_eq!(scene.infos().pop_last().unwrap().1.get("status"), "FAILED");
+}
+
 /// I24: before 13 there is no manifest to compare with; what was stored is known all the same.
 #[test]
 fn i24_damage_of_a_packed_backup_without_a_manifest_is_found() {

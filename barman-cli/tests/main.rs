@@ -12,6 +12,7 @@
 
 mod options;
 mod user;
+mod verifying;
 mod base_backup;
 mod clients;
 mod delta;
@@ -19,6 +20,7 @@ mod cron;
 mod deleting;
 mod hand_made;
 mod hooks;
+mod incremental;
 mod kills;
 mod knowing;
 mod listing;

@@ -17,7 +17,7 @@ const RESERVED: &[&str] =
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  barman backup main\n  barman backup main --wait --name before-upgrade\n  \
-                        barman backup all --jobs 4"
+                        barman backup all --jobs 4\n  barman backup main --incremental latest"
 )]
 pub(crate) struct Arguments {
     /// The servers, or 'all'.
@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
     /// Let PostgreSQL spread the checkpoint.
     #[arg(long)]
     no_immediate_checkpoint: bool,
-    /// Take only blocks that changed since this backup (not in this version).
+    /// Take only the blocks that changed since this backup: an id, a name, latest, last-full (PostgreSQL 17 and later).
     #[arg(long, value_name = "BACKUP")]
     incremental: Option<String>,
     /// What becomes of files that did not change: hard links, copies, or a fresh copy of everything.
@@ -91,11 +91,6 @@ fn name(text: &str) -> Result<String, String> {
 }
 
 pub(crate) fn run(arguments: &Arguments, app: &App) -> Result<(), Failure> {
-    if arguments.incremental.is_some() {
-        return Err(Failure::Error(
-            "Block-level incremental backups are not available in this version".to_owned(),
-        ));
-    }
     for server in app.servers(&arguments.server_names) {
         let name = &server.name;
         if !server.is_active() {
@@ -125,6 +120,7 @@ fn one(arguments: &Arguments, server: &ServerConfig, app: &App) -> Result<(), Fa
         name: arguments.name.clone(),
         wait: arguments.wait,
         wait_timeout: arguments.wait_timeout.map(|s| Duration::from_secs(u64::from(s))),
+        incremental: arguments.incremental.clone(),
     };
     let info = app.open(&config)?.backup(&options, &app.ctx())?;
     let clock = app.host.clock.as_ref();

@@ -41,7 +41,9 @@ pub(crate) fn run(arguments: &Arguments, app: &App) -> Result<(), Failure> {
                 servers.insert(server.name.to_string(), members.into());
             }
             // One that cannot be looked into is what this command is for: the others are shown.
-            Err(Failure::Error(text) | Failure::Status(text, _)) => app.output.warning(&text),
+            Err(Failure::Error(text) | Failure::Status(text, _) | Failure::Exception(text)) => {
+                app.output.warning(&text)
+            }
             Err(Failure::Said) => {}
         }
     }

@@ -11,6 +11,7 @@ mod cron;
 mod delete;
 mod detach;
 mod diagnose;
+mod generate_manifest;
 mod generated;
 mod get_wal;
 mod keep;
@@ -33,6 +34,7 @@ mod show_backup;
 mod show_servers;
 mod status;
 mod switch_wal;
+mod verify_backup;
 
 use clap::Subcommand;
 
@@ -60,6 +62,8 @@ pub(crate) enum Command {
     Delete(delete::Arguments),
     /// Print all there is to know, for whoever looks for a fault.
     Diagnose(diagnose::Arguments),
+    /// Write the backup_manifest of a backup that has none.
+    GenerateManifest(generate_manifest::Arguments),
     /// Send a WAL file to stdout or into a directory.
     GetWal(get_wal::Arguments),
     /// Keep a backup from retention and deletion.
@@ -101,6 +105,9 @@ pub(crate) enum Command {
     SwitchWal(switch_wal::Arguments),
     /// End a process that works for a server.
     TerminateProcess(processes::TerminateArguments),
+    /// Compare every byte of a backup with what was stored, and judge its WAL.
+    #[command(visible_alias = "verify")]
+    VerifyBackup(verify_backup::Arguments),
 
     /// Show what the WAL archive holds, where it has holes, and what can be restored.
     NativeWal(native_wal::View),
@@ -128,9 +135,6 @@ pub(crate) enum Command {
     /// Export a backup (not in this version).
     #[command(hide = true)]
     ExportBackup(later::Arguments),
-    /// Generate a backup manifest (not in this version).
-    #[command(hide = true)]
-    GenerateManifest(later::Arguments),
     /// Import a backup (not in this version).
     #[command(hide = true)]
     ImportBackup(later::Arguments),
@@ -143,9 +147,6 @@ pub(crate) enum Command {
     /// Copy WAL from another Barman (not in this version).
     #[command(hide = true)]
     SyncWals(later::Arguments),
-    /// Verify the files of a backup (not in this version).
-    #[command(hide = true, alias = "verify")]
-    VerifyBackup(later::Arguments),
 }
 
 /// Runs a command that needs no configuration; `None` for all others.
@@ -168,6 +169,7 @@ pub(crate) fn run(command: Command, app: &App) -> Result<(), Failure> {
         Command::Cron(arguments) => cron::run(&arguments, app),
         Command::Delete(arguments) => delete::run(&arguments, app),
         Command::Diagnose(arguments) => diagnose::run(&arguments, app),
+        Command::GenerateManifest(arguments) => generate_manifest::run(&arguments, app),
         Command::GetWal(arguments) => get_wal::run(&arguments, app),
         Command::Keep(arguments) => keep::run(&arguments, app),
         Command::ListProcesses(arguments) => processes::list(&arguments, app),
@@ -179,6 +181,7 @@ pub(crate) fn run(command: Command, app: &App) -> Result<(), Failure> {
         Command::ReceiveWal(arguments) => receive_wal::run(&arguments, app),
         Command::SwitchWal(arguments) => switch_wal::run(&arguments, app),
         Command::TerminateProcess(arguments) => processes::terminate(&arguments, app),
+        Command::VerifyBackup(arguments) => verify_backup::run(&arguments, app),
         Command::ListServers(arguments) => list_servers::run(&arguments, app),
         Command::Restore(arguments) => restore::run(&arguments, app),
         Command::ListBackups(arguments) => list_backups::run(&arguments, app),
@@ -195,12 +198,10 @@ pub(crate) fn run(command: Command, app: &App) -> Result<(), Failure> {
         Command::CloudWalRestore(_) => later::refuse("cloud-wal-restore"),
         Command::ConfigUpdate(_) => later::refuse("config-update"),
         Command::ExportBackup(_) => later::refuse("export-backup"),
-        Command::GenerateManifest(_) => later::refuse("generate-manifest"),
         Command::ImportBackup(_) => later::refuse("import-backup"),
         Command::SyncBackup(_) => later::refuse("sync-backup"),
         Command::SyncInfo(_) => later::refuse("sync-info"),
         Command::SyncWals(_) => later::refuse("sync-wals"),
-        Command::VerifyBackup(_) => later::refuse("verify-backup"),
     }
 }
 

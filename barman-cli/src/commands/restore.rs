@@ -9,10 +9,11 @@ use barman_core::model::{BackupInfo, RecoveryTarget, StopPoint, TargetAction, Ta
 use barman_core::recovery::{ConfigLine, WalDelivery};
 use barman_core::server::{RestoreOptions, RestoreOutcome, Server};
 use camino::Utf8PathBuf;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::app::App;
 use crate::error::Failure;
+use crate::output::ascii_json;
 
 use super::restore_staging::Staging;
 
@@ -168,6 +169,7 @@ pub(crate) fn run(arguments: &Arguments, app: &App) -> Result<(), Failure> {
             .map(|limit| limit.saturating_mul(1024)),
         retry_times: u32::try_from(config.options.basebackup_retry_times).unwrap_or(0),
         retry_sleep: seconds(config.options.basebackup_retry_sleep),
+        told: told(arguments),
         delta: !arguments.no_delta_restore
             && (arguments.delta_restore || config.options.recovery_options.delta_restore),
         discard_wal: arguments.native_discard_old_wal,
@@ -237,6 +239,31 @@ fn overrides(arguments: &Arguments) -> Vec<(&'static str, String)> {
 
 fn seconds(number: i64) -> Duration {
     Duration::from_secs(u64::try_from(number).unwrap_or(0))
+}
+
+/// What scripts are told of the options, as they were given.
+fn told(arguments: &Arguments) -> String {
+    let text = |value: &Option<String>| value.clone().map(Value::from);
+    let switch = |on: bool| on.then_some(Value::Bool(true));
+    let timeline = arguments.target_tli.map(|timeline| {
+        let text = timeline.to_string();
+        text.parse::<u32>().map_or_else(|_| text.into(), Value::from)
+    });
+    let given = [
+        ("exclusive", switch(arguments.exclusive)),
+        ("recovery_conf_filename", text(&arguments.recovery_conf_filename)),
+        ("standby_mode", switch(arguments.standby_mode)),
+        ("target_action", arguments.target_action.map(|action| action.as_str().into())),
+        ("target_immediate", switch(arguments.target_immediate)),
+        ("target_lsn", text(&arguments.target_lsn)),
+        ("target_name", text(&arguments.target_name)),
+        ("target_time", text(&arguments.target_time)),
+        ("target_tli", timeline),
+        ("target_xid", text(&arguments.target_xid)),
+    ];
+    let given: Map<String, Value> =
+        given.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
+    if given.is_empty() { String::new() } else { ascii_json(&Value::Object(given)) }
 }
 
 fn target(arguments: &Arguments, app: &App) -> Result<RecoveryTarget, Failure> {

@@ -2,6 +2,8 @@
 
 mod console;
 
+pub(crate) use console::ascii_json;
+
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,6 +11,7 @@ use barman_core::ctx::Clock;
 use serde_json::{Map, Value};
 
 use crate::args::{Arguments, Color, Format};
+use crate::error::SEE_LOG;
 use crate::logfile::{Log, LogLevel};
 
 /// Draws messages and results. Shared by threads.
@@ -82,6 +85,13 @@ impl Output {
     pub(crate) fn error(&self, text: &str) {
         self.log.write(LogLevel::Error, text, self.clock.as_ref());
         self.complain("_ERROR", "ERROR", console::RED, text);
+        self.lock().failed = true;
+    }
+
+    /// What Barman itself does not expect. The command will exit with 1.
+    pub(crate) fn exception(&self, text: &str) {
+        self.log.write(LogLevel::Error, text, self.clock.as_ref());
+        self.complain("_EXCEPTION", "EXCEPTION", console::RED, &format!("{text}\n{SEE_LOG}"));
         self.lock().failed = true;
     }
 

@@ -2,7 +2,7 @@
 //! end compared with the server's manifest.
 
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{BufWriter, Write};
 
 use bytes::Bytes;
 use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
@@ -15,6 +15,7 @@ use crate::catalog::{
     BackupSpace, CatalogError, DirSpec, FileProof, FileSink, FileSpec, Root, write_members,
 };
 use crate::ctx::{Ctx, Event};
+use crate::format::incremental;
 use crate::format::manifest::{ChecksumAlgorithm, ManifestFile, crc32c_checksum, read_manifest};
 use crate::format::relfile::RelFile;
 use crate::format::tar::{self, Member, Parser};
@@ -23,9 +24,11 @@ use crate::model::{FileTime, Lsn, Oid};
 use crate::pg::BaseBackupSink;
 
 /// The name of the manifest in the data directory.
-const MANIFEST: &str = "backup_manifest";
+pub(super) const MANIFEST: &str = "backup_manifest";
 /// The name of the label in the data directory.
 const LABEL: &str = "backup_label";
+/// Bytes of an archive written at once.
+const GATHER: usize = 1 << 20;
 /// No label is longer; it is a few lines.
 const LONGEST_LABEL: usize = 64 << 10;
 
@@ -52,7 +55,7 @@ pub(super) struct Intake<'a> {
     received: Vec<FileProof>,
     /// The archives that were stored.
     archives: Vec<FileProof>,
-    packing: Option<&'a Packing>,
+    keep: Keep<'a>,
     /// The directories in the archives.
     directories: Vec<DirSpec>,
     label: Vec<u8>,
@@ -74,7 +77,40 @@ struct Archive {
     root: Root,
     parser: Parser,
     file: Option<Current>,
-    packer: Option<Packer>,
+    store: Store,
+}
+
+/// What becomes of the files.
+#[derive(Clone, Copy)]
+pub(super) enum Keep<'a> {
+    /// They are stored.
+    Files,
+    /// Their archives are, packed here.
+    Packed(&'a Packing),
+    /// Their archives are, as the server packed them, with this ending.
+    Received(&'static str),
+}
+
+impl Keep<'_> {
+    fn is_files(&self) -> bool {
+        matches!(self, Self::Files)
+    }
+
+    fn ending(&self) -> &'static str {
+        match self {
+            Self::Files => "tar",
+            Self::Packed(packing) => packing.ending,
+            Self::Received(ending) => ending,
+        }
+    }
+}
+
+/// Where the bytes of an archive go.
+enum Store {
+    Nothing,
+    Packer(Packer),
+    /// The bytes as they come.
+    Sink(BufWriter<Box<dyn FileSink>>),
 }
 
 /// The file that is coming.
@@ -111,7 +147,7 @@ impl<'a> Intake<'a> {
         space: &'a dyn BackupSpace,
         begin: &'a Begin,
         layout: Option<PageLayout>,
-        packing: Option<&'a Packing>,
+        keep: Keep<'a>,
         ctx: &'a Ctx<'a>,
     ) -> Self {
         Self {
@@ -122,7 +158,7 @@ impl<'a> Intake<'a> {
             state: State::Nothing,
             received: Vec::new(),
             archives: Vec::new(),
-            packing,
+            keep,
             directories: Vec::new(),
             label: Vec::new(),
             manifest: Vec::new(),
@@ -135,14 +171,23 @@ impl<'a> Intake<'a> {
     /// Ends the archive that was being received.
     fn close(&mut self) -> Result<(), BackupError> {
         if let State::Archive(open) = std::mem::replace(&mut self.state, State::Nothing) {
-            let Archive { root, parser, packer, .. } = *open;
+            let Archive { root, parser, store, .. } = *open;
             let end = parser.finish().map_err(|error| self.broken(root, &error.to_string()))?;
-            if let Some(packer) = packer {
-                // Servers before 15 leave the mark out.
-                if end == tar::End::Unmarked {
-                    packer.push(Bytes::from_static(&tar::END_OF_ARCHIVE));
+            match store {
+                Store::Nothing => {}
+                Store::Packer(packer) => {
+                    // Servers before 15 leave the mark out.
+                    if end == tar::End::Unmarked {
+                        packer.push(Bytes::from_static(&tar::END_OF_ARCHIVE));
+                    }
+                    self.archives.push(packer.finish()?);
                 }
-                self.archives.push(packer.finish()?);
+                Store::Sink(sink) => {
+                    let sink = sink.into_inner().map_err(|error| {
+                        self.unwritable(Root::Data, Utf8Path::new("an archive"), error.into_error())
+                    })?;
+                    self.archives.push(sink.finish()?);
+                }
             }
             self.complete.push(root);
         }
@@ -168,7 +213,7 @@ impl<'a> Intake<'a> {
         match &member.kind {
             tar::Kind::Directory => {
                 let spec = DirSpec { root, path, mode: member.mode };
-                if self.packing.is_none() {
+                if self.keep.is_files() {
                     self.space.dir(spec)?;
                 } else {
                     self.directories.push(spec);
@@ -177,22 +222,25 @@ impl<'a> Intake<'a> {
             }
             tar::Kind::File => {
                 let (mode, mtime, size) = (member.mode, member.mtime, member.size);
-                let to = if self.packing.is_some() {
+                let to = if !self.keep.is_files() {
                     let (path, crc32c, sha256) = (path.clone(), 0, None);
                     To::Archive { proof: FileProof { root, path, size: 0, mtime, mode, crc32c, sha256 } }
                 } else {
                     To::File(self.space.file(FileSpec { root, path: path.clone(), mode, mtime, size })?)
                 };
-                let pages = match (self.layout, RelFile::parse(&path)) {
-                    (Some(layout), Some(file)) => Some(PageCheck::new(layout, file)),
-                    _ => None,
-                };
+                let pages = self.layout.and_then(|layout| match RelFile::parse(&path) {
+                    Some(file) => Some(PageCheck::new(layout, file)),
+                    None => {
+                        let whole = incremental::whole_path(&path)?;
+                        Some(PageCheck::incremental(layout, RelFile::parse(&whole)?))
+                    }
+                });
                 Ok(Some(Current { path, to, pages }))
             }
             tar::Kind::Symlink(_) => {
                 match path.strip_prefix("pg_tblspc").ok().map(|oid| oid.as_str().parse()) {
                     Some(Ok(oid)) if root == Root::Data => {
-                        if self.packing.is_none() {
+                        if self.keep.is_files() {
                             self.space.tablespace_link(oid)?;
                         }
                         Ok(None)
@@ -208,6 +256,9 @@ impl<'a> Intake<'a> {
 
     fn end_member(&mut self, root: Root, current: Current) -> Result<(), BackupError> {
         let Current { path, to, pages } = current;
+        if let Some(reason) = pages.as_ref().and_then(PageCheck::malformed) {
+            return Err(self.broken(root, &format!("'{path}' is no incremental file, {reason}")));
+        }
         let suspects = pages.map(PageCheck::finish).unwrap_or_default();
         self.suspects.extend(suspects.into_iter().map(|suspect| (root, path.clone(), suspect)));
         self.received.push(match to {
@@ -224,9 +275,14 @@ impl<'a> Intake<'a> {
         let State::Archive(mut open) = std::mem::replace(&mut self.state, State::Nothing) else {
             return Err(self.broken(Root::Data, "data came that belongs to no archive"));
         };
-        if let Some(packer) = open.packer.take_if(|packer| !packer.push(bytes.clone())) {
+        if let Store::Packer(packer) = &open.store
+            && !packer.push(bytes.clone())
+        {
             // It has failed, and says why.
-            return packer.finish().map(drop);
+            return match std::mem::replace(&mut open.store, Store::Nothing) {
+                Store::Packer(packer) => packer.finish().map(drop),
+                _ => Ok(()),
+            };
         }
         let Archive { root, parser, file, .. } = &mut *open;
         let root = *root;
@@ -304,7 +360,7 @@ impl<'a> Intake<'a> {
         let corrupt: Vec<CorruptPage> = corrupt.collect();
         let label = String::from_utf8_lossy(&self.label).into_owned();
         let mut proofs = self.archives;
-        if self.packing.is_none() {
+        if self.keep.is_files() {
             proofs.extend(self.received);
         } else {
             write_members(self.space, &self.directories, &self.received)?;
@@ -370,8 +426,9 @@ impl BaseBackupSink for Intake<'_> {
             return Err(self.broken(root, "an archive came that was not announced"));
         }
         self.space.dir(DirSpec { root, path: Utf8PathBuf::new(), mode: 0o700 })?;
-        let packer = match self.packing {
-            Some(packing) => {
+        let store = match self.keep {
+            Keep::Files => Store::Nothing,
+            Keep::Packed(_) | Keep::Received(_) => {
                 let stem = tablespace.map_or_else(|| "base".to_owned(), |oid| oid.to_string());
                 if tablespace.is_some() {
                     // The archives of tablespaces lie beside that of the data directory.
@@ -379,17 +436,19 @@ impl BaseBackupSink for Intake<'_> {
                 }
                 let spec = FileSpec {
                     root: Root::Data,
-                    path: format!("{stem}.{}", packing.ending).into(),
+                    path: format!("{stem}.{}", self.keep.ending()).into(),
                     mode: 0o600,
                     mtime: FileTime { seconds: self.ctx.clock.now().unix_timestamp(), nanos: 0 },
                     size: 0,
                 };
-                Some(Packer::begin(self.space, spec, packing)?)
+                match self.keep {
+                    Keep::Packed(packing) => Store::Packer(Packer::begin(self.space, spec, packing)?),
+                    _ => Store::Sink(BufWriter::with_capacity(GATHER, self.space.file(spec)?)),
+                }
             }
-            None => None,
         };
         let parser = Parser::new();
-        self.state = State::Archive(Box::new(Archive { root, parser, file: None, packer }));
+        self.state = State::Archive(Box::new(Archive { root, parser, file: None, store }));
         Ok(())
     }
 
@@ -405,5 +464,12 @@ impl BaseBackupSink for Intake<'_> {
             return Ok(());
         }
         self.archive_data(&bytes)
+    }
+
+    fn packed(&mut self, bytes: Bytes) -> Result<(), BackupError> {
+        let State::Archive(open) = &mut self.state else { return Ok(()) };
+        let Store::Sink(sink) = &mut open.store else { return Ok(()) };
+        let written = sink.write_all(&bytes);
+        written.map_err(|error| self.unwritable(Root::Data, Utf8Path::new("an archive"), error))
     }
 }

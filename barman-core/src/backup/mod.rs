@@ -20,7 +20,8 @@ mod worker;
 pub use copy::{Connect, CopyExecutor};
 pub use port::{
     BackupError, BackupExecutor, BackupJob, BackupJournal, BackupReport, BackupServer, Begin, CorruptPage,
-    CorruptPagePolicy, End, Packing, ReusePlan, ServerFacts, Skipped, Started,
+    CorruptPagePolicy, End, IncrementalPlan, Packing, ReusePlan, ServerFacts, ServerPacking, Skipped,
+    Started,
 };
 pub use session::PgBackupServer;
 pub use streaming::{ConnectStream, StreamingExecutor};

@@ -1,5 +1,6 @@
 //! [`PageCheck`]: page checksums of a relation file while its bytes stream by (I12).
 
+use crate::format::incremental::{HeaderParser, IncrementalError};
 use crate::format::page::{Verdict, check_page};
 use crate::format::relfile::RelFile;
 use crate::model::Lsn;
@@ -37,11 +38,36 @@ pub(crate) struct PageCheck {
     /// The beginning of a page whose rest has not come yet.
     carry: Vec<u8>,
     suspects: Vec<Suspect>,
+    incremental: Option<Incremental>,
+}
+
+/// What stands before the pages of an incremental file.
+#[derive(Debug)]
+enum Incremental {
+    Coming(HeaderParser),
+    /// Which blocks of the relation file the pages are.
+    Blocks(Vec<u32>),
+    Malformed(IncrementalError),
 }
 
 impl PageCheck {
     pub(crate) fn new(layout: PageLayout, file: RelFile) -> Self {
-        Self { layout, file, index: 0, carry: Vec::new(), suspects: Vec::new() }
+        Self { layout, file, index: 0, carry: Vec::new(), suspects: Vec::new(), incremental: None }
+    }
+
+    /// For the incremental file of a relation file.
+    pub(crate) fn incremental(layout: PageLayout, file: RelFile) -> Self {
+        let parser = HeaderParser::new(layout.block_size, layout.blocks_per_file);
+        Self { incremental: Some(Incremental::Coming(parser)), ..Self::new(layout, file) }
+    }
+
+    /// Why a file that should be an incremental one is none, as far as it has come.
+    pub(crate) fn malformed(&self) -> Option<String> {
+        match &self.incremental {
+            Some(Incremental::Malformed(error)) => Some(error.to_string()),
+            Some(Incremental::Coming(_)) => Some("it is too short".to_owned()),
+            _ => None,
+        }
     }
 
     /// Takes the next bytes of the file.
@@ -49,6 +75,15 @@ impl PageCheck {
         let size = self.layout.block_size as usize;
         if size == 0 {
             return;
+        }
+        match &mut self.incremental {
+            Some(Incremental::Coming(parser)) => match parser.push(&mut data) {
+                Ok(None) => return,
+                Ok(Some(header)) => self.incremental = Some(Incremental::Blocks(header.blocks)),
+                Err(error) => self.incremental = Some(Incremental::Malformed(error)),
+            },
+            Some(Incremental::Malformed(_)) => return,
+            Some(Incremental::Blocks(_)) | None => {}
         }
         if !self.carry.is_empty() {
             let missing = (size - self.carry.len()).min(data.len());
@@ -77,8 +112,15 @@ impl PageCheck {
     }
 
     fn page(&mut self, bytes: &[u8]) {
-        let block = self.file.block(self.index, self.layout.blocks_per_file);
-        if let Some(suspect) = judge(bytes, self.index, block) {
+        let index = match &self.incremental {
+            Some(Incremental::Blocks(blocks)) => match blocks.get(self.index as usize) {
+                Some(block) => *block,
+                None => return,
+            },
+            _ => self.index,
+        };
+        let block = self.file.block(index, self.layout.blocks_per_file);
+        if let Some(suspect) = judge(bytes, index, block) {
             self.suspects.push(suspect);
         }
         self.index = self.index.saturating_add(1);
@@ -141,6 +183,31 @@ mod tests {
         let mut check = PageCheck::new(LAYOUT, RelFile::parse_name("16384").unwrap());
         check.push(&good_page(131_072, 1));
         assert_eq!(check.finish().len(), 1);
+    }
+
+    #[test]
+    fn i12_the_blocks_of_an_incremental_file_are_those_that_its_header_names() {
+        let check = |blocks: [u32; 2], flip: bool, piece: usize| {
+            let mut bytes: Vec<u8> =
+                [0xd3ae_1f0d, 2, 131_072, 7, 9].iter().flat_map(|n: &u32| n.to_le_bytes()).collect();
+            bytes.resize(8192, 0);
+            bytes.extend(good_page(blocks[0], 1));
+            bytes.extend(good_page(blocks[1], 2));
+            bytes[8192 + 5000] ^= u8::from(flip);
+            let mut check = PageCheck::incremental(LAYOUT, RelFile::parse_name("16384").unwrap());
+            bytes.chunks(piece).for_each(|c| check.push(c));
+            assert_eq!(check.malformed(), None);
+            check.finish().iter().map(|suspect| suspect.block).collect::<Vec<_>>()
+        };
+        for piece in [1, 5000, 8192, 30_000] {
+            assert!(check([7, 9], false, piece).is_empty());
+            assert_eq!(check([7, 9], true, piece), [7]);
+            assert_eq!(check([7, 8], false, piece), [9]);
+        }
+        let mut other = PageCheck::incremental(LAYOUT, RelFile::parse_name("16384").unwrap());
+        assert!(other.malformed().is_some());
+        other.push(&[1; 40]);
+        assert!(other.malformed().unwrap().contains("begins with 01010101"));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::model::{
     BackupId, BackupMethod, Check, Lsn, PgVersion, PyValue, SegmentSize, ServerName, SystemId, Tablespace,
     Timeline,
 };
+use crate::pg::ServerCompression;
 use crate::transport::TransportError;
 
 /// A way of taking a base backup.
@@ -67,6 +68,28 @@ pub struct BackupJob {
     pub corrupt_pages: CorruptPagePolicy,
     /// Store tar archives packed like this instead of files; for the replication protocol only.
     pub packing: Option<Packing>,
+    /// Let the server pack what it sends; for the replication protocol of PostgreSQL 15 and later only.
+    pub server_packing: Option<ServerPacking>,
+    /// Take only the blocks that changed since another backup; for the replication protocol of PostgreSQL 17 and later only.
+    pub incremental: Option<IncrementalPlan>,
+}
+
+/// What the server packs, and what becomes of it here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerPacking {
+    /// What the server is asked for.
+    pub request: ServerCompression,
+    /// The ending of the names of the archives, which are stored as they come; files are stored where it is `None`.
+    pub ending: Option<&'static str>,
+}
+
+/// What an incremental backup builds on.
+#[derive(Clone)]
+pub struct IncrementalPlan {
+    /// The backup before.
+    pub parent: BackupId,
+    /// Its files: PostgreSQL is told what they are by their `backup_manifest`.
+    pub reader: Arc<dyn BackupReader>,
 }
 
 /// How the archives of a base backup are packed.

@@ -4,19 +4,21 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 
 use super::attend::attended;
 use super::copy::{Connect, record_corrupt, refuse_in_place};
-use super::intake::Intake;
+use super::intake::{Intake, Keep, MANIFEST};
 use super::page_check::PageLayout;
 use super::{
     BackupError, BackupExecutor, BackupJob, BackupJournal, BackupReport, Begin, CorruptPagePolicy, End,
-    ServerFacts, Started,
+    IncrementalPlan, ServerFacts, ServerPacking, Started,
 };
-use crate::catalog::BackupSpace;
+use crate::catalog::{BackupSpace, CatalogError, Root};
+use crate::codec::Algorithm;
 use crate::ctx::{Cancel, Ctx, Event, Unit};
 use crate::format::text::{human_duration, with_reasons};
+use crate::io::IoError;
 use crate::model::{BackupMethod, Check, Oid, PyValue};
 use crate::pg::{BaseBackupEnd, BaseBackupRequest, BaseBackupStart, PgError, Session, StreamError};
 
@@ -98,10 +100,21 @@ impl StreamingExecutor<'_> {
         let server = server.as_mut();
         let facts = server.facts()?;
         refuse_in_place(&facts)?;
+        if job.server_packing.is_some() && facts.version.num() < 150_000 {
+            return Err(BackupError::Identity(format!(
+                "backup_compression_location = server needs PostgreSQL 15 or later, and this is {}: set it to client",
+                facts.version
+            )));
+        }
         let stop = Cancel::new();
         let label = format!("Barman backup {} {}", job.server, job.id);
-        let request =
-            BaseBackupRequest { label: &label, fast: job.immediate_checkpoint, max_rate: job.bandwidth };
+        let request = BaseBackupRequest {
+            label: &label,
+            fast: job.immediate_checkpoint,
+            max_rate: job.bandwidth,
+            incremental: job.incremental.is_some(),
+            compression: job.server_packing.as_ref().map(|packing| packing.request),
+        };
         let time = server.now()?;
         let own = facts.system_id;
         // A spread checkpoint takes minutes.
@@ -112,6 +125,9 @@ impl StreamingExecutor<'_> {
                 return Err(BackupError::Identity(format!(
                     "conninfo leads to the system {own} and streaming_conninfo to {theirs}: correct one of them"
                 )));
+            }
+            if let Some(plan) = &job.incremental {
+                upload(&mut stream, plan)?;
             }
             let start = stream.start_base_backup(&request).map_err(failed)?;
             Ok((stream, start))
@@ -128,9 +144,16 @@ impl StreamingExecutor<'_> {
             block_size: begin.server.block_size,
             blocks_per_file: begin.server.blocks_per_file,
         });
-        let mut intake = Intake::new(space, &begin, layout, job.packing.as_ref(), ctx);
-        let received =
-            attended(server, job.keepalive, &stop, ctx, || receive(&mut stream, &start, &mut intake, ctx))?;
+        let keep = match (&job.packing, &job.server_packing) {
+            (_, Some(ServerPacking { ending: Some(ending), .. })) => Keep::Received(ending),
+            (_, Some(ServerPacking { ending: None, .. })) | (None, None) => Keep::Files,
+            (Some(packing), None) => Keep::Packed(packing),
+        };
+        let packed = request.compression.map(|compression| compression.algorithm);
+        let mut intake = Intake::new(space, &begin, layout, keep, ctx);
+        let received = attended(server, job.keepalive, &stop, ctx, || {
+            receive(&mut stream, &start, packed, &mut intake, ctx)
+        })?;
         stream.close();
         let took = ctx.clock.monotonic().saturating_sub(began);
         ctx.info(format!("Copy done (time: {})", human_duration(took.try_into().unwrap_or_default())));
@@ -170,6 +193,19 @@ impl StreamingExecutor<'_> {
     }
 }
 
+/// Tells the server what the backup before holds.
+fn upload(stream: &mut Session, plan: &IncrementalPlan) -> Result<(), BackupError> {
+    let path = Utf8Path::new(MANIFEST);
+    let mut manifest = plan.reader.open(Root::Data, path)?;
+    stream.upload_manifest(manifest.as_mut()).map_err(|error| match error {
+        StreamError::Pg(error) => failed(error),
+        StreamError::Sink(error) => {
+            CatalogError::from(IoError::new("read", plan.reader.location(Root::Data).join(path), error))
+                .into()
+        }
+    })
+}
+
 /// What is sent must be what is recorded: a restore knows no other tablespaces.
 fn same_tablespaces(facts: &ServerFacts, start: &BaseBackupStart) -> Result<(), BackupError> {
     let known: BTreeSet<Oid> = facts.tablespaces.iter().map(|space| space.oid).collect();
@@ -199,12 +235,13 @@ fn told_corrupt(job: &BackupJob, end: &BaseBackupEnd, ctx: &Ctx<'_>) -> Result<(
 fn receive(
     stream: &mut Session,
     start: &BaseBackupStart,
+    packed: Option<Algorithm>,
     intake: &mut Intake<'_>,
     ctx: &Ctx<'_>,
 ) -> Result<BaseBackupEnd, BackupError> {
     let total = start.archives.iter().map(|archive| archive.size).sum();
     ctx.progress.event(&Event::StageStarted { stage: "Receiving the base backup", total, unit: Unit::Bytes });
-    let received = stream.receive_base_backup(start, intake);
+    let received = stream.receive_base_backup(start, packed, intake);
     ctx.progress.event(&Event::StageFinished);
     for notice in stream.take_notices() {
         ctx.debug(format!("PostgreSQL: {}: {}", notice.severity, notice.message));

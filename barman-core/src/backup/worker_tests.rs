@@ -234,6 +234,8 @@ fn run(script: &[Act]) -> Result<Harvest, BackupError> {
         keepalive: Duration::ZERO,
         corrupt_pages: CorruptPagePolicy::Warn,
         packing: None,
+        incremental: None,
+        server_packing: None,
     };
     let tree =
         Tree { root: Root::Data, source: "/pg".into(), label: "pgdata".to_owned(), foreign: Vec::new() };

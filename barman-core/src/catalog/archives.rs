@@ -8,12 +8,15 @@ use std::sync::{Arc, Mutex, OnceLock};
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::frames::{FrameIndex, index_name};
+use super::known::BACKUP_MANIFEST;
 use super::local::Shared;
 use super::members::{Findings, Found, Members, lock};
 use super::native_manifest::{ManifestWriter, NativeManifest};
 use super::sidecar::{read_manifest_file, read_proofs};
 use super::unpack::Unpacked;
-use super::{BackupReader, BackupSpace, CatalogError, DirSpec, FileProof, MemberStream, Outline, Root};
+use super::{
+    BackupReader, BackupSpace, CatalogError, DirSpec, FileProof, MemberStream, Outline, Packed, Root,
+};
 use crate::codec::{Algorithm, MAGIC_LEN, detect};
 use crate::format::manifest::{ChecksumAlgorithm, ManifestFile, read_manifest};
 use crate::io::{IoContext, IoErrorKind};
@@ -191,7 +194,7 @@ impl ArchiveReader {
 
     /// The rows of PostgreSQL's manifest as far as they bear a CRC-32C. Times and modes stand only in the archives.
     fn manifest(&self) -> Result<Option<Vec<FileProof>>, CatalogError> {
-        let path = self.shared.paths.tree(&self.info.id, Root::Data).join("backup_manifest");
+        let path = self.shared.paths.tree(&self.info.id, Root::Data).join(BACKUP_MANIFEST);
         let file = match self.shared.disk.open_read(&path) {
             Err(e) if e.kind() == IoErrorKind::NotFound => return Ok(None),
             other => other?,
@@ -266,6 +269,11 @@ impl BackupReader for ArchiveReader {
     }
 
     fn open(&self, root: Root, path: &Utf8Path) -> Result<Box<dyn Read + Send>, CatalogError> {
+        // It lies beside the archives.
+        if root == Root::Data && path == BACKUP_MANIFEST {
+            let data = self.shared.paths.tree(&self.info.id, Root::Data);
+            return Ok(Box::new(self.shared.disk.open_read(&data.join(BACKUP_MANIFEST))?));
+        }
         if let Some(small) = lock(&self.found).get(&root).and_then(|found| found.small.get(path)) {
             return Ok(Box::new(Cursor::new(Arc::clone(small))));
         }
@@ -282,6 +290,18 @@ impl BackupReader for ArchiveReader {
 
     fn stream(&self, root: Root) -> Result<Option<Box<dyn MemberStream>>, CatalogError> {
         Ok(Some(Box::new(self.members(root)?)))
+    }
+
+    fn manifest(&self) -> Result<Option<Box<dyn Read + Send>>, CatalogError> {
+        let data = self.shared.paths.tree(&self.info.id, Root::Data);
+        super::reader::opened(&self.shared, &data.join(BACKUP_MANIFEST))
+    }
+
+    fn packed(&self) -> Result<Option<Packed>, CatalogError> {
+        let disk = &*self.shared.disk;
+        let entries = super::reader::listed(disk, &self.shared.paths.tree(&self.info.id, Root::Data))?;
+        let proofs = read_proofs(disk, &self.shared.paths.sidecar(&self.info.id))?;
+        Ok(Some(Packed { entries, proofs }))
     }
 
     fn sidecar(&self, name: &str) -> Result<Option<Box<dyn Read + Send>>, CatalogError> {

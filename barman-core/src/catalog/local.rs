@@ -1,9 +1,13 @@
 //! [`LocalCatalog`]: the catalog of one server in directories of this host.
 
+use std::io::Write;
 use std::sync::Arc;
+
+use camino::Utf8Path;
 
 use super::archives::ArchiveReader;
 use super::facts::{self, Names};
+use super::known::BACKUP_MANIFEST;
 use super::layout::CatalogPaths;
 use super::locking::Locks;
 use super::reader::LocalReader;
@@ -13,7 +17,7 @@ use super::{
     annotations, removal,
 };
 use crate::ctx::{Clock, Ctx};
-use crate::io::{self, Disk};
+use crate::io::{self, Disk, IoContext, durable};
 use crate::model::{BackupId, BackupInfo, Keep, Status};
 
 /// The catalog of one server in directories of this host, in Barman's layout.
@@ -68,6 +72,35 @@ impl LocalCatalog {
     pub fn ids(&self) -> Result<Vec<BackupId>, CatalogError> {
         let names = Names::read(&self.shared)?;
         Ok(names.infos.union(&names.bases).copied().collect())
+    }
+
+    /// Writes `backup_manifest` into the data directory of a backup, durably and never over one that is there. Nobody sees a
+    /// part of it.
+    ///
+    /// # Errors
+    /// [`CatalogError::Exists`], and what hinders the writing.
+    pub(crate) fn add_manifest(
+        &self,
+        data: &Utf8Path,
+        write: &mut dyn FnMut(&mut dyn Write) -> std::io::Result<()>,
+    ) -> Result<(), CatalogError> {
+        let _lock = self.shared.locks.catalog()?;
+        let disk = &*self.shared.disk;
+        let path = data.join(BACKUP_MANIFEST);
+        if disk.exists(&path)? {
+            return Err(CatalogError::Exists { path });
+        }
+        let mut file = durable::create_tmp(disk, &path)?;
+        if let Err(error) = write(&mut file).context("write", file.path()).and_then(|()| file.set_mode(0o600))
+        {
+            // The first error is the one that counts.
+            let _ = disk.unlink(file.path());
+            return Err(error.into());
+        }
+        match durable::publish_noreplace(disk, file, &path) {
+            Err(e) if e.is_already_exists() => Err(CatalogError::Exists { path }),
+            other => Ok(other?),
+        }
     }
 
     fn info_of(&self, id: &BackupId) -> Result<BackupInfo, CatalogError> {

@@ -47,6 +47,8 @@ impl Locks {
         let why = match purpose {
             Purpose::Restore => "a restore",
             Purpose::Parent => "a backup that takes files from it",
+            Purpose::Verification => "its verification",
+            Purpose::Export => "its export",
             Purpose::Annotation => "a change of its keep",
             Purpose::Backup => "taking the backup",
         };

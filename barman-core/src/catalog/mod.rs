@@ -4,6 +4,7 @@ mod annotations;
 mod archives;
 mod facts;
 mod frames;
+mod known;
 mod layout;
 mod local;
 mod locking;
@@ -15,13 +16,16 @@ mod removal;
 mod sidecar;
 mod space;
 mod unpack;
+mod verify;
 mod walk;
 
 pub(crate) use archives::write_members;
 pub(crate) use frames::{FrameIndexWriter, index_name};
+pub(crate) use known::BACKUP_MANIFEST;
 pub use layout::CatalogPaths;
 pub use local::LocalCatalog;
 pub use port::{
     BackupReader, BackupSpace, Catalog, CatalogError, DirSpec, Draft, FileProof, FileSink, FileSpec, Lease,
-    MemberStream, Outline, Purpose, Removed, Reused, Root, SpaceReport, Survey, Unreadable,
+    MemberStream, Outline, Packed, Purpose, Removed, Reused, Root, SpaceReport, Survey, Unreadable,
 };
+pub use verify::{Fault, FileProblem, FileVerification, verify_files};

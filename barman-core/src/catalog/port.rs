@@ -251,6 +251,19 @@ pub trait BackupReader: Send + Sync {
     fn stream(&self, _root: Root) -> Result<Option<Box<dyn MemberStream>>, CatalogError> {
         Ok(None)
     }
+    /// Whether what [`BackupReader::open`] and [`BackupReader::stream`] give of a file without a row in
+    /// [`BackupReader::proofs`] is compared with stored checksums by the reader itself.
+    fn verifies(&self, _root: Root, _path: &Utf8Path) -> bool {
+        false
+    }
+    /// PostgreSQL's `backup_manifest`, or the one that Barman made, as it lies in the catalog; `None` where there is none.
+    fn manifest(&self) -> Result<Option<Box<dyn Read + Send>>, CatalogError> {
+        Ok(None)
+    }
+    /// What lies in the data directory of a packed backup; `None` for a plain one.
+    fn packed(&self) -> Result<Option<Packed>, CatalogError> {
+        Ok(None)
+    }
     /// Opens a file of the sidecar, `None` when there is none of that name.
     fn sidecar(&self, name: &str) -> Result<Option<Box<dyn Read + Send>>, CatalogError>;
 }
@@ -272,6 +285,15 @@ impl Outline {
     }
 }
 
+/// The files of a packed backup as they lie, not what is in them.
+#[derive(Debug)]
+pub struct Packed {
+    /// Archives and whatever else lies in the data directory.
+    pub entries: Vec<crate::model::Entry>,
+    /// The rows of the full manifest; they speak of the archives.
+    pub proofs: Option<Vec<FileProof>>,
+}
+
 /// The members of a packed tree, one after the other.
 pub trait MemberStream: Send {
     /// The next member with its bytes, which must be read before the next one is asked for; what is left of them is passed
@@ -289,6 +311,10 @@ pub enum Purpose {
     Restore,
     /// A backup takes files from it.
     Parent,
+    /// Its files are being compared with what was stored.
+    Verification,
+    /// A copy of it is being made for elsewhere.
+    Export,
     /// Its annotations are being changed.
     Annotation,
     /// It is being taken.
@@ -359,6 +385,12 @@ pub enum CatalogError {
         path: Utf8PathBuf,
         /// Where and why.
         reason: String,
+    },
+    /// A file that must be made anew is there.
+    #[error("File {path} already exists.")]
+    Exists {
+        /// The file.
+        path: Utf8PathBuf,
     },
     /// Somebody uses it.
     #[error("Backup {id} is in use: {holder}")]

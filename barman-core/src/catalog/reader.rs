@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
+use super::known::BACKUP_MANIFEST;
 use super::layout::stays_below;
 use super::local::Shared;
 use super::sidecar::read_proofs;
 use super::walk::{Found, walk};
 use super::{BackupReader, CatalogError, FileProof, Root};
-use crate::io::{FileKind, IoError};
+use crate::io::{Disk, FileKind, IoError};
 use crate::model::{BackupId, BackupInfo, Entry, EntryKind};
 
 /// Reads one backup.
@@ -57,27 +58,7 @@ impl BackupReader for LocalReader {
     }
 
     fn files(&self, root: Root) -> Result<Vec<Entry>, CatalogError> {
-        let disk = &*self.shared.disk;
-        let mut entries = Vec::new();
-        walk::<CatalogError>(disk, &self.location(root), &[], &mut |found: Found<'_>| {
-            let stat = found.stat;
-            let kind = match stat.kind {
-                FileKind::File => EntryKind::File,
-                FileKind::Directory => EntryKind::Directory,
-                FileKind::Symlink => EntryKind::Symlink(disk.read_link(found.full)?),
-                FileKind::Other => EntryKind::Other,
-            };
-            let size = if stat.is_file() { stat.size } else { 0 };
-            entries.push(Entry {
-                path: found.path.to_owned(),
-                kind,
-                size,
-                mtime: stat.mtime,
-                mode: stat.mode,
-            });
-            Ok(())
-        })?;
-        Ok(entries)
+        listed(&*self.shared.disk, &self.location(root))
     }
 
     fn proofs(&self) -> Result<Option<Vec<FileProof>>, CatalogError> {
@@ -86,6 +67,10 @@ impl BackupReader for LocalReader {
 
     fn open(&self, root: Root, path: &Utf8Path) -> Result<Box<dyn Read + Send>, CatalogError> {
         Ok(Box::new(self.shared.disk.open_read(&self.path(root, path)?)?))
+    }
+
+    fn manifest(&self) -> Result<Option<Box<dyn Read + Send>>, CatalogError> {
+        opened(&self.shared, &self.location(Root::Data).join(BACKUP_MANIFEST))
     }
 
     fn sidecar(&self, name: &str) -> Result<Option<Box<dyn Read + Send>>, CatalogError> {
@@ -99,9 +84,32 @@ pub(super) fn sidecar(
     id: &BackupId,
     name: &str,
 ) -> Result<Option<Box<dyn Read + Send>>, CatalogError> {
-    match shared.disk.open_read(&shared.paths.sidecar(id).join(name)) {
+    opened(shared, &shared.paths.sidecar(id).join(name))
+}
+
+/// A file that need not be there.
+pub(super) fn opened(shared: &Shared, path: &Utf8Path) -> Result<Option<Box<dyn Read + Send>>, CatalogError> {
+    match shared.disk.open_read(path) {
         Ok(file) => Ok(Some(Box::new(file))),
         Err(e) if e.is_not_found() => Ok(None),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Everything in a directory, itself first.
+pub(super) fn listed(disk: &dyn Disk, top: &Utf8Path) -> Result<Vec<Entry>, CatalogError> {
+    let mut entries = Vec::new();
+    walk::<CatalogError>(disk, top, &[], &mut |found: Found<'_>| {
+        let stat = found.stat;
+        let kind = match stat.kind {
+            FileKind::File => EntryKind::File,
+            FileKind::Directory => EntryKind::Directory,
+            FileKind::Symlink => EntryKind::Symlink(disk.read_link(found.full)?),
+            FileKind::Other => EntryKind::Other,
+        };
+        let size = if stat.is_file() { stat.size } else { 0 };
+        entries.push(Entry { path: found.path.to_owned(), kind, size, mtime: stat.mtime, mode: stat.mode });
+        Ok(())
+    })?;
+    Ok(entries)
 }

@@ -3,7 +3,7 @@
 
 use super::server::ServerConfig;
 use super::types::Location;
-use super::words::{BackupFormat, BackupMethod, CompressionLocation};
+use super::words::BackupMethod;
 
 /// What is about to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,17 +46,7 @@ pub fn refusals(server: &ServerConfig, operation: Operation) -> Vec<String> {
         }
     };
     match options.backup_method {
-        BackupMethod::Rsync | BackupMethod::LocalRsync => {}
-        BackupMethod::Postgres => {
-            if options.backup_compression.is_some() {
-                if let Some(location @ CompressionLocation::Server) = options.backup_compression_location {
-                    lacking("backup_compression_location", location.as_str(), &[Backup]);
-                }
-                if let Some(format @ BackupFormat::Plain) = options.backup_compression_format {
-                    lacking("backup_compression_format", format.as_str(), &[Backup]);
-                }
-            }
-        }
+        BackupMethod::Rsync | BackupMethod::LocalRsync | BackupMethod::Postgres => {}
         method => lacking("backup_method", method.as_str(), &[Backup]),
     }
     if let Location::Cloud(_) = options.basebackups_directory {
@@ -71,31 +61,6 @@ pub fn refusals(server: &ServerConfig, operation: Operation) -> Vec<String> {
     if server.is_passive() {
         lacking("primary_ssh_command", "(a passive node)", &[Sync]);
     }
-    for (option, needed_by) in hooks(server) {
-        if operation == Operation::Look || needed_by.contains(&operation) {
-            found.push(format!("{option} of server '{name}' cannot be run by this version"));
-        }
-    }
-    found
-}
-
-/// The scripts that are configured, with the operations around which Barman runs them. A backup deletes WAL that is no
-/// longer needed.
-fn hooks(server: &ServerConfig) -> Vec<(&'static str, &'static [Operation])> {
-    use Operation::{Backup, Delete, Restore};
-    let options = &server.options;
-    let mut found = Vec::new();
-    macro_rules! scripts {
-        ($needed_by:expr; $($name:ident)+) => {
-            $(if options.$name.is_some() { found.push((stringify!($name), $needed_by)); })+
-        };
-    }
-    scripts!(&[Backup] as &[_]; pre_backup_script pre_backup_retry_script post_backup_script post_backup_retry_script);
-    scripts!(&[Delete] as &[_]; pre_delete_script pre_delete_retry_script post_delete_script post_delete_retry_script);
-    scripts!(&[Backup, Delete] as &[_]; pre_wal_delete_script pre_wal_delete_retry_script post_wal_delete_script
-        post_wal_delete_retry_script);
-    scripts!(&[Restore] as &[_]; pre_recovery_script pre_recovery_retry_script post_recovery_script
-        post_recovery_retry_script);
     found
 }
 

@@ -11,6 +11,7 @@ mod reader;
 mod writer;
 
 pub use reader::read_manifest;
+pub(crate) use writer::ascii_json;
 pub use writer::{Form, ManifestWriter};
 
 /// How the content of a file was summed up.

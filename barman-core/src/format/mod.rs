@@ -22,4 +22,5 @@ pub mod wal_page;
 pub mod wal_record;
 pub mod xlogdb;
 pub mod history;
+pub mod incremental;
 pub mod pg_conf;

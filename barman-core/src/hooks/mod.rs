@@ -6,12 +6,13 @@
 use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::ctx::{Cancelled, Ctx};
+use crate::ctx::{Cancel, Cancelled, Clock, Ctx};
 
 /// The version of Barman whose hooks these are.
 const VERSION: &str = "3.19.1";
@@ -25,6 +26,8 @@ const LONG_PAUSE: Duration = Duration::from_secs(60);
 const ATTEMPTS: u32 = 5;
 /// More of what a script prints is not kept.
 const LONGEST: u64 = 64 << 10;
+/// What is asked to end has this long.
+const GRACE: Duration = Duration::from_secs(2);
 /// How often a running script is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -155,40 +158,57 @@ impl Script<'_> {
     }
 }
 
-/// Waits for a script; cancellation ends it.
+/// Waits for a script, and for all that holds its output; cancellation ends it.
 fn watch(mut child: Child, ctx: &Ctx<'_>) -> Result<(Option<i32>, String), Cancelled> {
-    let group = Pid::from_child(&child);
-    let (out, err) = (child.stdout.take(), child.stderr.take());
-    let (mut said, mut complaints) = (Vec::new(), Vec::new());
-    let ended = std::thread::scope(|scope| {
-        scope.spawn(|| keep(out, &mut said));
-        scope.spawn(|| keep(err, &mut complaints));
-        loop {
-            match child.try_wait() {
-                Ok(Some(status)) => return Ok(status.code()),
-                Ok(None) => {}
-                Err(_) => return Ok(None),
-            }
-            if let Err(cancelled) = ctx.clock.pause(LOOK, ctx.cancel) {
-                // ESRCH: it has just ended.
-                let _ = kill_process_group(group, Signal::TERM);
-                let _ = child.wait();
-                return Err(cancelled);
-            }
+    let readers = [child.stdout.take().map(keep), child.stderr.take().map(keep)];
+    let mut status = None;
+    loop {
+        if status.is_none() {
+            status = match child.try_wait() {
+                Ok(Some(ended)) => Some(ended.code()),
+                Ok(None) => None,
+                Err(_) => Some(None),
+            };
         }
-    });
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().replace('\n', " | ");
-    let parts = [text(&said), text(&complaints)];
-    let parts: Vec<&str> = parts.iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
-    Ok((ended?, parts.join(" | ")))
+        let silent = readers.iter().flatten().all(JoinHandle::is_finished);
+        if let Some(status) = status.filter(|_| silent) {
+            let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim().replace('\n', " | ");
+            let parts = readers.into_iter().flatten().filter_map(|reader| reader.join().ok()).map(text);
+            let parts: Vec<String> = parts.filter(|part| !part.is_empty()).collect();
+            return Ok((status, parts.join(" | ")));
+        }
+        if let Err(cancelled) = ctx.clock.pause(LOOK, ctx.cancel) {
+            end(child, ctx.clock);
+            return Err(cancelled);
+        }
+    }
 }
 
-/// Reads all of it, so that nobody waits, and keeps the beginning.
-fn keep(from: Option<impl Read>, into: &mut Vec<u8>) {
-    let Some(mut from) = from else { return };
-    // What a script prints decides nothing.
-    let _ = from.by_ref().take(LONGEST).read_to_end(into);
-    let _ = std::io::copy(&mut from, &mut std::io::sink());
+/// Ends a script with all that it started: asked first, then without asking.
+fn end(mut child: Child, clock: &dyn Clock) {
+    let group = Pid::from_child(&child);
+    let began = clock.monotonic();
+    // ESRCH: it has just ended.
+    let _ = kill_process_group(group, Signal::TERM);
+    while matches!(child.try_wait(), Ok(None)) && clock.monotonic().saturating_sub(began) < GRACE {
+        if clock.pause(LOOK, &Cancel::new()).is_err() {
+            break;
+        }
+    }
+    let _ = kill_process_group(group, Signal::KILL);
+    let _ = child.wait();
+}
+
+/// Reads all of it, so that nobody waits, and keeps the beginning. What a script left running may hold it open for ever: whoever
+/// is interrupted does not wait for that.
+fn keep(mut from: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        // What a script prints decides nothing.
+        let _ = from.by_ref().take(LONGEST).read_to_end(&mut kept);
+        let _ = std::io::copy(&mut from, &mut std::io::sink());
+        kept
+    })
 }
 
 #[cfg(test)]
@@ -196,7 +216,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::ctx::{Cancel, Clock, Event, ProgressSink, SystemClock};
+    use crate::ctx::{Event, ProgressSink, SystemClock};
 
     /// Pauses are not waited for, but counted.
     #[derive(Default)]
@@ -283,12 +303,29 @@ mod tests {
 
     #[test]
     fn cancellation_ends_a_script() {
-        let (clock, told, cancel) = (SystemClock::default(), Told::default(), Cancel::new());
-        cancel.cancel();
-        let ctx = Ctx { clock: &clock, progress: &told, cancel: &cancel };
+        let dir = tempfile::tempdir().unwrap();
+        let mark = dir.path().join("began");
         let host = HookHost { server: "main".into(), configuration: "/c".into(), path: Vec::new() };
-        let script =
-            Script { operation: "archive", phase: Phase::Pre, retry: false, command: "exec sleep 600" };
-        assert!(matches!(script.run(&host, &[], &ctx), Err(HookError::Cancelled(_))));
+        // One that ends when it is asked, one that does not want to, one that left behind who holds its output.
+        for line in [
+            "touch MARK; exec sleep 600",
+            "trap '' TERM; touch MARK; while :; do sleep 0.1; done",
+            "setsid sleep 60 & touch MARK",
+        ] {
+            let _ = std::fs::remove_file(&mark);
+            let command = line.replace("MARK", &mark.display().to_string());
+            let script = Script { operation: "archive", phase: Phase::Pre, retry: false, command: &command };
+            let (clock, told, cancel) = (SystemClock::default(), Told::default(), Cancel::new());
+            let ctx = Ctx { clock: &clock, progress: &told, cancel: &cancel };
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !mark.exists() {
+                        std::thread::yield_now();
+                    }
+                    cancel.cancel();
+                });
+                assert!(matches!(script.run(&host, &[], &ctx), Err(HookError::Cancelled(_))), "{line}");
+            });
+        }
     }
 }

@@ -13,7 +13,9 @@ use super::error::{PgError, ServerError};
 use super::query::{Answering, ResultSet, Step, text};
 use super::session::Session;
 use super::stream::StreamError;
+use super::unpack::unpack;
 use super::wire::{Connection, Incoming};
+use crate::codec::Algorithm;
 use crate::model::{Lsn, Oid, PgVersion, Timeline};
 
 /// Messages on their way to the sink; the server makes none much longer than 32 KiB (`SINK_BUFFER_LENGTH`).
@@ -32,6 +34,21 @@ pub struct BaseBackupRequest<'a> {
     pub fast: bool,
     /// Most bytes a second; the server knows 32 kB to 1 GB and takes the nearest.
     pub max_rate: Option<u64>,
+    /// Only the blocks that changed since the backup whose manifest was sent by [`Session::upload_manifest`] (17 and later).
+    pub incremental: bool,
+    /// What the server packs the archives with (15 and later).
+    pub compression: Option<ServerCompression>,
+}
+
+/// How a server packs what it sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerCompression {
+    /// gzip, lz4 or zstd.
+    pub algorithm: Algorithm,
+    /// The level; the server's own without.
+    pub level: Option<i64>,
+    /// Threads, for zstd; one without.
+    pub workers: Option<i64>,
 }
 
 impl BaseBackupRequest<'_> {
@@ -50,6 +67,16 @@ impl BaseBackupRequest<'_> {
             ];
             options.extend(self.fast.then(|| "CHECKPOINT 'fast'".to_owned()));
             options.extend(rate.map(|rate| format!("MAX_RATE {rate}")));
+            if let Some(compression) = &self.compression {
+                options.push(format!("COMPRESSION '{}'", compression.algorithm));
+                let level = compression.level.map(|level| format!("level={level}"));
+                let workers = compression.workers.map(|workers| format!("workers={workers}"));
+                let detail: Vec<String> = level.into_iter().chain(workers).collect();
+                if !detail.is_empty() {
+                    options.push(format!("COMPRESSION_DETAIL '{}'", detail.join(",")));
+                }
+            }
+            options.extend(self.incremental.then(|| "INCREMENTAL".to_owned()));
             return format!("BASE_BACKUP ({})", options.join(", "));
         }
         let mut command = format!("BASE_BACKUP LABEL {label} PROGRESS");
@@ -111,15 +138,21 @@ pub trait BaseBackupSink: Send {
     /// The manifest begins (13 and later). All archives are complete.
     fn manifest(&mut self) -> Result<(), Self::Error>;
 
-    /// The next bytes of what began last.
+    /// The next bytes of what began last, unpacked when the server packed them.
     fn data(&mut self, bytes: Bytes) -> Result<(), Self::Error>;
+
+    /// The next bytes of the archive that began last as the server packed them. Their plain bytes come by themselves.
+    fn packed(&mut self, _bytes: Bytes) -> Result<(), Self::Error> {
+        Ok(())
+    }
 }
 
 /// What goes to the thread of the sink.
-enum Part {
+pub(super) enum Part {
     Archive(Option<Oid>),
     Manifest,
     Data(Bytes),
+    Packed(Bytes),
 }
 
 impl Session {
@@ -151,28 +184,42 @@ impl Session {
         })
     }
 
-    /// Receives what [`Session::start_base_backup`] began.
+    /// Receives what [`Session::start_base_backup`] began. `packed` is the algorithm that the server was asked to pack with.
     ///
     /// # Errors
     /// A lost connection, the server's error, or the sink's; the session cannot be used any more then.
     pub fn receive_base_backup<S: BaseBackupSink>(
         &mut self,
         start: &BaseBackupStart,
+        packed: Option<Algorithm>,
         sink: &mut S,
     ) -> Result<BaseBackupEnd, StreamError<S::Error>> {
         let (parts, waiting) = mpsc::channel(QUEUE);
         let typed = self.version().num() >= 150_000;
-        let (received, stored) = std::thread::scope(|scope| {
+        let (received, unpacked, stored) = std::thread::scope(|scope| {
+            let (unpacking, waiting) = match packed {
+                Some(algorithm) => {
+                    let (plain, unpacked) = mpsc::channel(QUEUE);
+                    (Some(scope.spawn(move || unpack(algorithm, waiting, &plain))), unpacked)
+                }
+                None => (None, waiting),
+            };
             let storing = scope.spawn(|| store(sink, waiting));
             let received = self.run(async |connection| receive(connection, start, typed, parts).await);
-            (received, storing.join())
+            (received, unpacking.map(|thread| thread.join()), storing.join())
         });
         let stored = stored.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        if received.is_err() || stored.is_err() {
+        let unpacked = unpacked.unwrap_or(Ok(Ok(())));
+        let unpacked = unpacked.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        if received.is_err() || stored.is_err() || unpacked.is_err() {
             self.parts().0.mark_broken();
         }
         stored.map_err(StreamError::Sink)?;
-        Ok(received?)
+        match (received, unpacked) {
+            // Whoever takes the bytes had gone.
+            (Err(PgError::Cancelled) | Ok(_), Err(error)) => Err(error.into()),
+            (received, _) => Ok(received?),
+        }
     }
 }
 
@@ -183,6 +230,7 @@ fn store<S: BaseBackupSink>(sink: &mut S, mut waiting: mpsc::Receiver<Part>) -> 
             Part::Archive(tablespace) => sink.archive(tablespace)?,
             Part::Manifest => sink.manifest()?,
             Part::Data(bytes) => sink.data(bytes)?,
+            Part::Packed(bytes) => sink.packed(bytes)?,
         }
     }
     Ok(())
@@ -302,7 +350,13 @@ mod tests {
 
     #[test]
     fn each_version_is_asked_in_its_own_words() {
-        let request = BaseBackupRequest { label: "a 'b' c", fast: true, max_rate: Some(5 << 20) };
+        let request = BaseBackupRequest {
+            label: "a 'b' c",
+            fast: true,
+            max_rate: Some(5 << 20),
+            incremental: false,
+            compression: None,
+        };
         let at = |major: u32| request.command(PgVersion::new(major * 10_000));
         assert_eq!(at(10), "BASE_BACKUP LABEL 'a ''b'' c' PROGRESS FAST NOWAIT MAX_RATE 5120");
         assert_eq!(at(14), format!("{} MANIFEST 'yes'", at(10)));
@@ -310,7 +364,20 @@ mod tests {
             at(15),
             "BASE_BACKUP (LABEL 'a ''b'' c', PROGRESS, WAIT 0, MANIFEST 'yes', CHECKPOINT 'fast', MAX_RATE 5120)"
         );
-        let slow = BaseBackupRequest { label: "x", fast: false, max_rate: Some(1) };
+        let packed = ServerCompression { algorithm: Algorithm::Zstd, level: Some(-3), workers: Some(2) };
+        let packed = BaseBackupRequest { compression: Some(packed), incremental: true, ..request };
+        assert!(
+            packed
+                .command(PgVersion::new(170_000))
+                .ends_with(", COMPRESSION 'zstd', COMPRESSION_DETAIL 'level=-3,workers=2', INCREMENTAL)")
+        );
+        let slow = BaseBackupRequest {
+            label: "x",
+            fast: false,
+            max_rate: Some(1),
+            incremental: false,
+            compression: None,
+        };
         assert!(slow.command(PgVersion::new(100_000)).ends_with("NOWAIT MAX_RATE 32"));
     }
 }

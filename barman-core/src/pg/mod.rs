@@ -21,6 +21,8 @@ mod socket;
 mod startup;
 mod stream;
 mod tls;
+mod unpack;
+mod upload;
 mod verify;
 mod wal;
 mod wire;
@@ -28,7 +30,9 @@ mod x509;
 
 pub use admin::{ArchiverStats, ConfigFiles, Setting};
 pub use backup::{BackupStart, BackupStop};
-pub use base_backup::{BaseBackupArchive, BaseBackupEnd, BaseBackupRequest, BaseBackupSink, BaseBackupStart};
+pub use base_backup::{
+    BaseBackupArchive, BaseBackupEnd, BaseBackupRequest, BaseBackupSink, BaseBackupStart, ServerCompression,
+};
 pub use environment::Environment;
 pub use error::{PgError, ServerError};
 pub use privileges::Privileges;

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
+use super::prepare::foreign_tablespace;
 use super::run::{ProofTable, Run};
 use super::{RecoveryError, TreePlan};
 use crate::catalog::{Outline, Root};
@@ -105,7 +106,7 @@ impl Run<'_> {
                 if let Root::Tablespace(oid) = tree.root
                     && !owned.contains(&tree.destination)
                 {
-                    return Err(self.foreign_tablespace(tree, oid));
+                    return Err(foreign_tablespace(self.plan, tree, oid));
                 }
                 self.is_a_cluster(tree, entries, &found)?;
             }

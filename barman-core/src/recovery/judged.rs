@@ -3,6 +3,17 @@
 use std::io::{self, Read};
 
 use crate::format::wal_page::{Expectations, Validator};
+use crate::model::{BackupInfo, SegmentName};
+
+/// What a segment that a backup is restored with must be. A version of PostgreSQL that nobody knew yet is believed.
+pub(crate) fn expected_segment(backup: &BackupInfo, name: SegmentName) -> Expectations {
+    Expectations {
+        system_id: backup.systemid,
+        accept_unknown_magic: true,
+        check_records: true,
+        ..Expectations::new(name, backup.xlog_segment_size)
+    }
+}
 
 /// Passes the plain bytes of a segment on and judges them. The read that brings the last byte fails when they are not
 /// sound, so that a copy of a damaged segment is never finished, however its reader stops.

@@ -239,7 +239,7 @@ impl<'a> Feed<'a> {
                 self.seen.insert(entry.path.clone());
             }
             if belongs && !self.run.keeps(root, &entry.path) {
-                self.unverified += u64::from(!verified);
+                self.unverified += u64::from(self.run.unverified(self.proofs, root, &entry.path));
                 self.room_for(&entry.path)?;
                 self.file(entry, body)?;
             }

@@ -6,11 +6,86 @@ use std::sync::atomic::Ordering;
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::run::{ProofTable, Run};
-use super::{RecoveryError, TreePlan, WalPlan, settle};
+use super::{RecoveryError, RecoveryPlan, TreePlan, WalPlan, settle};
 use crate::backup::top_mode;
 use crate::catalog::{Outline, Root};
 use crate::model::{Entry, Oid, WalFileName};
-use crate::transport::{FileOp, Lane, Probe, ProbeKind};
+use crate::transport::{FileOp, Lane, Probe, ProbeKind, Transport};
+
+/// Whether the destination can be restored to: every place empty or not there (but for a delta restore), and no server in it.
+/// Nothing is touched.
+///
+/// # Errors
+/// What stands in the way.
+pub fn look(plan: &RecoveryPlan, delta: bool, transport: &dyn Transport) -> Result<(), RecoveryError> {
+    places(plan, delta, transport.lane()?.as_mut()).map(drop)
+}
+
+/// Looks at the trees' places in their order, at `postmaster.pid`, and at where WAL is staged.
+fn places(plan: &RecoveryPlan, delta: bool, lane: &mut dyn Lane) -> Result<Vec<Probe>, RecoveryError> {
+    let trees = &plan.trees;
+    let staging = plan.wal.as_ref().filter(|wal| !wal.own_directory).map(|wal| &wal.directory);
+    let mut places: Vec<Utf8PathBuf> = trees.iter().map(|t| t.destination.clone()).collect();
+    places.push(plan.destination.join("postmaster.pid"));
+    places.extend(staging.cloned());
+    let probes = lane.probe(&places)?;
+    let in_use = probes.get(trees.len()).is_some_and(|p| p.kind == ProbeKind::File);
+    // The data directory is the last tree, and what is wrong with it matters most.
+    for (tree, probe) in trees.iter().zip(&probes).rev() {
+        judge(plan, tree, probe, in_use, delta)?;
+    }
+    let staged = probes.get(trees.len() + 1);
+    if let Some(probe) = staged.filter(|p| !matches!(p.kind, ProbeKind::Missing | ProbeKind::EmptyDirectory))
+        && !(delta && holds_wal_only(plan, probe, lane)?)
+    {
+        let why = "it is to hold WAL only, since it is removed when recovery ends, and something is there";
+        return Err(RecoveryError::Unusable { path: probe.path.clone(), why });
+    }
+    Ok(probes)
+}
+
+/// What an earlier attempt of a delta restore left where the WAL goes is written over.
+fn holds_wal_only(plan: &RecoveryPlan, probe: &Probe, lane: &mut dyn Lane) -> Result<bool, RecoveryError> {
+    if probe.kind != ProbeKind::Directory {
+        return Ok(false);
+    }
+    let mut only = true;
+    lane.survey(&probe.path, &mut |one| {
+        let name = one.path.as_str();
+        let name = name.strip_suffix(".tmp").unwrap_or(name);
+        only &= name.parse::<WalFileName>().is_ok();
+    })?;
+    Ok(only || probe.path.starts_with(&plan.destination))
+}
+
+fn judge(
+    plan: &RecoveryPlan,
+    tree: &TreePlan,
+    probe: &Probe,
+    in_use: bool,
+    delta: bool,
+) -> Result<(), RecoveryError> {
+    let path = tree.destination.clone();
+    match (probe.kind, tree.root) {
+        (ProbeKind::Missing | ProbeKind::EmptyDirectory, _) => Ok(()),
+        (ProbeKind::Directory, Root::Data) if in_use => Err(RecoveryError::InUse { path }),
+        // What it is is looked at when it is compared.
+        (ProbeKind::Directory, _) if delta => Ok(()),
+        (ProbeKind::Directory, Root::Data) => Err(RecoveryError::NotEmpty { path }),
+        (ProbeKind::Directory, Root::Tablespace(oid)) => Err(foreign_tablespace(plan, tree, oid)),
+        (ProbeKind::Denied, _) => Err(RecoveryError::Unusable { path, why: "it may not be looked into" }),
+        (ProbeKind::File | ProbeKind::Other, _) => {
+            Err(RecoveryError::Unusable { path, why: "it is there and is not a directory" })
+        }
+    }
+}
+
+/// The error for a place that holds something that is not known to be the destination's own.
+pub(super) fn foreign_tablespace(plan: &RecoveryPlan, tree: &TreePlan, oid: Oid) -> RecoveryError {
+    let name = plan.tablespaces.iter().find(|t| t.oid == oid).map(|t| t.name.clone());
+    let name = name.unwrap_or_else(|| oid.to_string());
+    RecoveryError::TablespaceNotEmpty { path: tree.destination.clone(), name }
+}
 
 impl Run<'_> {
     /// Every place must be empty and writable, there must be room, and the backup must have all its files. Nothing is written
@@ -21,25 +96,8 @@ impl Run<'_> {
         lane: &mut dyn Lane,
     ) -> Result<Vec<Option<u32>>, RecoveryError> {
         let trees = &self.plan.trees;
-        let staging = self.plan.wal.as_ref().filter(|wal| !wal.own_directory).map(|wal| &wal.directory);
-        let mut places: Vec<Utf8PathBuf> = trees.iter().map(|t| t.destination.clone()).collect();
-        places.push(self.plan.destination.join("postmaster.pid"));
-        places.extend(staging.cloned());
-        let probes = lane.probe(&places)?;
-        let in_use = probes.get(trees.len()).is_some_and(|p| p.kind == ProbeKind::File);
-        // The data directory is the last tree, and what is wrong with it matters most.
-        for (tree, probe) in trees.iter().zip(&probes).rev() {
-            self.judge(tree, probe, in_use)?;
-        }
+        let probes = places(self.plan, self.options.delta, lane)?;
         let staged = probes.get(trees.len() + 1);
-        if let Some(probe) =
-            staged.filter(|p| !matches!(p.kind, ProbeKind::Missing | ProbeKind::EmptyDirectory))
-            && !self.holds_wal_only(probe, lane)?
-        {
-            let why =
-                "it is to hold WAL only, since it is removed when recovery ends, and something is there";
-            return Err(RecoveryError::Unusable { path: probe.path.clone(), why });
-        }
         let mut outlines =
             trees.iter().map(|tree| self.reader.outline(tree.root)).collect::<Result<Vec<_>, _>>()?;
         self.complete(&outlines, proofs)?;
@@ -79,20 +137,6 @@ impl Run<'_> {
         root == Root::Data && settle::is_rewritten(self.plan, &entry.path)
     }
 
-    /// What an earlier attempt of a delta restore left where the WAL goes is written over.
-    fn holds_wal_only(&self, probe: &Probe, lane: &mut dyn Lane) -> Result<bool, RecoveryError> {
-        if !self.options.delta || probe.kind != ProbeKind::Directory {
-            return Ok(false);
-        }
-        let mut only = true;
-        lane.survey(&probe.path, &mut |one| {
-            let name = one.path.as_str();
-            let name = name.strip_suffix(".tmp").unwrap_or(name);
-            only &= name.parse::<WalFileName>().is_ok();
-        })?;
-        Ok(only || probe.path.starts_with(&self.plan.destination))
-    }
-
     /// Gives the trees whose content is known only now their modes; gives that of the data directory.
     pub(super) fn settle_modes(
         &self,
@@ -115,29 +159,6 @@ impl Run<'_> {
         }
         lane.apply(&ops)?;
         Ok(data_mode)
-    }
-
-    fn judge(&self, tree: &TreePlan, probe: &Probe, in_use: bool) -> Result<(), RecoveryError> {
-        let path = tree.destination.clone();
-        match (probe.kind, tree.root) {
-            (ProbeKind::Missing | ProbeKind::EmptyDirectory, _) => Ok(()),
-            (ProbeKind::Directory, Root::Data) if in_use => Err(RecoveryError::InUse { path }),
-            // What it is is looked at when it is compared.
-            (ProbeKind::Directory, _) if self.options.delta => Ok(()),
-            (ProbeKind::Directory, Root::Data) => Err(RecoveryError::NotEmpty { path }),
-            (ProbeKind::Directory, Root::Tablespace(oid)) => Err(self.foreign_tablespace(tree, oid)),
-            (ProbeKind::Denied, _) => Err(RecoveryError::Unusable { path, why: "it may not be looked into" }),
-            (ProbeKind::File | ProbeKind::Other, _) => {
-                Err(RecoveryError::Unusable { path, why: "it is there and is not a directory" })
-            }
-        }
-    }
-
-    /// The error for a place that holds something that is not known to be the destination's own.
-    pub(super) fn foreign_tablespace(&self, tree: &TreePlan, oid: Oid) -> RecoveryError {
-        let name = self.plan.tablespaces.iter().find(|t| t.oid == oid).map(|t| t.name.clone());
-        let name = name.unwrap_or_else(|| oid.to_string());
-        RecoveryError::TablespaceNotEmpty { path: tree.destination.clone(), name }
     }
 
     fn enough_room(

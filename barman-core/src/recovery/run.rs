@@ -10,7 +10,7 @@ use std::time::Duration;
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::delta::Delta;
-use super::judged::Judged;
+use super::judged::{Judged, expected_segment};
 use super::settle::{self, ConfigReport};
 use super::verify::Verifying;
 use super::{RecoveryError, RecoveryPlan, TreePlan, WalPlan};
@@ -18,7 +18,6 @@ use crate::backup::Throttle;
 use crate::catalog::{BackupReader, FileProof, Root};
 use crate::ctx::{Cancel, Ctx, Event, Unit};
 use crate::format::text::with_reasons;
-use crate::format::wal_page::Expectations;
 use crate::model::{Entry, FileTime, WalFileName};
 use crate::transport::{FileOp, Lane, StoreContent, StoreItem, Transport, TransportError};
 use crate::wal::{PartialWal, WalArchive, WalRange};
@@ -131,7 +130,18 @@ fn attempt(
         (report.kept, report.kept_bytes, report.removed) = (delta.kept, delta.kept_bytes, delta.removed);
     }
     ctx.info("Copying the base backup.");
+    // In Barman's words, which scripts may look for.
+    let combining = |word: &str, place: &str| {
+        let id = reader.info().id;
+        ctx.info(format!("{word} combining backup via pg_combinebackup for backup {id}{place}"));
+    };
+    if reader.info().is_incremental() {
+        combining("Start", &format!(" on {}", plan.destination));
+    }
     run.write_trees(&proofs, &mut report)?;
+    if reader.info().is_incremental() {
+        combining("End", "");
+    }
     let mode = run.settle_modes(&modes, lane.as_mut())?;
     run.link_tablespaces(lane.as_mut())?;
     if let Some(wal) = &plan.wal {
@@ -198,7 +208,7 @@ impl Run<'_> {
         self.stage(&stage, bytes);
         let mut files = files;
         files.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.path.cmp(&b.path)));
-        let unverified = files.iter().filter(|f| proof_of(proofs, tree.root, &f.path).is_none()).count();
+        let unverified = files.iter().filter(|f| self.unverified(proofs, tree.root, &f.path)).count();
         report.unverified += unverified as u64;
         let count = files.len();
         let queue = Mutex::new(VecDeque::from(files));
@@ -210,6 +220,10 @@ impl Run<'_> {
         report.files += written;
         report.bytes += size;
         Ok(())
+    }
+
+    pub(super) fn unverified(&self, proofs: &Option<ProofTable>, root: Root, path: &Utf8Path) -> bool {
+        proof_of(proofs, root, path).is_none() && !self.reader.verifies(root, path)
     }
 
     /// What of a tree is written as it is. `pg_control` comes last, configuration files are rewritten, WAL, links and
@@ -380,13 +394,7 @@ impl Run<'_> {
         let mut bytes = self.archive.open(&name).map_err(failed)?;
         let content = if let Some(own) = name.as_segment() {
             self.ctx.progress.event(&Event::Advanced { by: segment });
-            let info = self.reader.info();
-            let expected = Expectations {
-                system_id: info.systemid,
-                accept_unknown_magic: true,
-                check_records: true,
-                ..Expectations::new(own, info.xlog_segment_size)
-            };
+            let expected = expected_segment(self.reader.info(), own);
             StoreContent::File { size: segment, bytes: Box::new(Judged::new(bytes, expected)) }
         } else {
             // History files and backup labels are a few hundred bytes.

@@ -153,6 +153,10 @@ impl Server {
             return Ok(info);
         }
         let verdict = self.completeness_of(&info)?;
+        // I11: it is of no use before all that it builds on.
+        if verdict == Completeness::Complete && !self.parents_done(&info) {
+            return Ok(info);
+        }
         // What was complete once stays DONE here: only its own check-backup may say otherwise.
         let moves = match verdict {
             Completeness::Complete => info.status == Status::WaitingForWals,

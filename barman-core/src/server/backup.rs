@@ -6,17 +6,18 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
+use super::scripts::Around;
 use super::{Server, ServerError};
 use crate::backup::{
     BackupError, BackupExecutor, BackupJob, BackupJournal, Begin, CopyExecutor, CorruptPagePolicy, End,
-    Packing, ReusePlan, StreamingExecutor,
+    IncrementalPlan, ReusePlan, StreamingExecutor,
 };
 use crate::catalog::{BackupSpace, Catalog, CatalogError, Draft, Lease, Purpose, SpaceReport};
-use crate::codec::{self, Algorithm, Level};
-use crate::config::{BackupCompression, Operation, ReuseBackup};
+use crate::config::{Operation, ReuseBackup};
 use crate::ctx::{Cancel, Ctx};
 use crate::format::text::{human_duration, percentage, pretty_size};
 use crate::format::timestamp::python_str;
+use crate::hooks::Phase;
 use crate::io::{LockError, LockName};
 use crate::model::{BackupId, BackupInfo, BackupMethod, PyValue, SegmentName, SegmentSize, Status};
 
@@ -29,6 +30,8 @@ pub struct BackupOptions {
     pub wait: bool,
     /// Not longer than this.
     pub wait_timeout: Option<Duration>,
+    /// Take only the blocks that changed since this backup: an id, a name or a word such as `latest` (PostgreSQL 17 and later).
+    pub incremental: Option<String>,
 }
 
 impl Server {
@@ -38,18 +41,33 @@ impl Server {
     /// leaves it EMPTY or STARTED, which the next backup turns into FAILED (I8).
     pub fn backup(&self, options: &BackupOptions, ctx: &Ctx<'_>) -> Result<BackupInfo, ServerError> {
         self.usable(Operation::Backup, ctx)?;
+        self.judge_packing()?;
+        let parent = options.incremental.as_deref().map(|token| self.parent_for(token, ctx)).transpose()?;
         self.ready_for_backup(ctx)?;
         self.make_directories()?;
         let info = {
             let _lock = self.backup_lock(ctx)?;
             self.fail_abandoned(ctx)?;
-            self.take_backup(options, ctx)?
+            self.take_backup(options, parent.as_ref(), ctx)?
         };
-        if options.wait {
-            self.wait_for_wal(&info, options.wait_timeout, ctx)?;
+        {
+            // Scripts are told of a backup that is still there.
+            let _lease = self.catalog.lease(&info.id, Purpose::Backup)?;
+            let waited = if options.wait {
+                self.wait_for_wal(&info, options.wait_timeout, ctx)
+                    .and_then(|()| self.check_completeness(&info.id, ctx).map(drop))
+            } else {
+                Ok(())
+            };
+            let told = || self.told_of_backup(&self.catalog.get(&info.id)?);
+            let ran = self.run_scripts(Around::Backup, Phase::Post, &told, ctx);
+            waited.and(ran)?;
         }
         self.archive_quietly(ctx)?;
         let info = self.check_completeness(&info.id, ctx)?;
+        if parent.is_some() {
+            self.warn_of_checksums(&info, ctx)?;
+        }
         if info.status == Status::WaitingForWals {
             ctx.warn(
                 "IMPORTANT: this backup is classified as WAITING_FOR_WALS, meaning that Barman has not received yet all \
@@ -89,7 +107,12 @@ impl Server {
         Ok(())
     }
 
-    fn take_backup(&self, options: &BackupOptions, ctx: &Ctx<'_>) -> Result<BackupInfo, ServerError> {
+    fn take_backup(
+        &self,
+        options: &BackupOptions,
+        parent: Option<&BackupInfo>,
+        ctx: &Ctx<'_>,
+    ) -> Result<BackupInfo, ServerError> {
         let began = ctx.clock.monotonic();
         let created_at = ctx.clock.now();
         let previous = self.reusable()?;
@@ -104,22 +127,28 @@ impl Server {
             }
         };
         let executor = executor.as_ref();
+        let (incremental, _parent) = parent.map(|parent| self.incremental_plan(parent)).transpose()?.unzip();
         // Any id will do here: the catalog gives the real one.
         let mut draft = BackupInfo::empty(BackupId::from_time(created_at));
         draft.server_name = Some(self.name().clone());
         draft.backup_name = options.name.clone();
         draft.mode = Some(executor.method());
-        draft.compression = self.config.options.backup_compression.map(|c| c.as_str().to_owned());
+        draft.parent_backup_id = parent.map(|parent| parent.id);
+        draft.compression = self.recorded_compression();
         let (info, space) = self.catalog.create(Draft { created_at, info: draft })?;
         // While it is being taken nobody removes it, nor the WAL that it may need.
         let _lease = self.catalog.lease(&info.id, Purpose::Backup)?;
+        self.join_parent(&info)?;
         ctx.info(format!(
             "Starting backup using {} method for server {} in {}",
             executor.method(),
             self.name(),
             self.catalog.paths().base(&info.id)
         ));
-        let outcome = self.copy_and_seal(executor, &info, previous, space.as_ref(), ctx);
+        let told = || self.told_of_backup(&info);
+        let begun = self.run_scripts(Around::Backup, Phase::Pre, &told, ctx);
+        let from = From { previous, incremental };
+        let outcome = begun.and_then(|()| self.copy_and_seal(executor, &info, from, space.as_ref(), ctx));
         match outcome {
             Ok(info) => {
                 let elapsed = ctx.clock.monotonic().saturating_sub(began);
@@ -144,6 +173,7 @@ impl Server {
                         info.id
                     ));
                 }
+                self.after_failed_backup(&info.id, ctx);
                 Err(error)
             }
         }
@@ -153,7 +183,7 @@ impl Server {
         &self,
         executor: &dyn BackupExecutor,
         info: &BackupInfo,
-        previous: Option<BackupInfo>,
+        from: From,
         space: &dyn BackupSpace,
         ctx: &Ctx<'_>,
     ) -> Result<BackupInfo, ServerError> {
@@ -163,7 +193,7 @@ impl Server {
         let watch = self.host.disk.watch_writes(&self.catalog.paths().base(&info.id))?;
         let link = options.reuse_backup == Some(ReuseBackup::Link);
         let wanted = link || options.reuse_backup == Some(ReuseBackup::Copy);
-        let (reuse, _lease) = match previous.filter(|_| wanted) {
+        let (reuse, _lease) = match from.previous.filter(|_| wanted) {
             Some(parent) => self.reuse_of(&parent, link, ctx)?.unzip(),
             None => (None, None),
         };
@@ -184,6 +214,8 @@ impl Server {
             keepalive: Duration::from_secs(u64::try_from(options.keepalive_interval).unwrap_or(0)),
             corrupt_pages: CorruptPagePolicy::Warn,
             packing: self.packing()?,
+            server_packing: self.server_packing(),
+            incremental: from.incremental,
         };
         let journal =
             Journal { server: self, id: info.id, ctx: *ctx, segment_size: Cell::new(SegmentSize::DEFAULT) };
@@ -222,32 +254,6 @@ impl Server {
         Ok(info)
     }
 
-    /// How the archives of a base backup are packed, where `backup_compression` asks for archives.
-    fn packing(&self) -> Result<Option<Packing>, ServerError> {
-        let options = &self.config.options;
-        let Some(wanted) = options.backup_compression else { return Ok(None) };
-        let (algorithm, ending) = match wanted {
-            BackupCompression::Gzip => (Algorithm::Gzip, "tar.gz"),
-            BackupCompression::Lz4 => (Algorithm::Lz4, "tar.lz4"),
-            BackupCompression::Zstd => (Algorithm::Zstd, "tar.zst"),
-            BackupCompression::None => (Algorithm::None, "tar"),
-        };
-        // Without a level that of pg_basebackup.
-        let usual = match algorithm {
-            Algorithm::Lz4 => 0,
-            Algorithm::Zstd => 3,
-            _ => 6,
-        };
-        let level = options.backup_compression_level.unwrap_or(usual);
-        let level =
-            Level::Number(i32::try_from(level).unwrap_or(if level < 0 { i32::MIN } else { i32::MAX }));
-        let compressor = Arc::from(codec::packing(algorithm, level)?);
-        let own = options.backup_compression_workers.and_then(|n| usize::try_from(n).ok());
-        let most = self.host.workers.max(1).saturating_mul(4);
-        let workers = own.filter(|n| *n > 0).unwrap_or(self.host.workers).clamp(1, most);
-        Ok(Some(Packing { compressor, workers, ending }))
-    }
-
     /// What can be taken from another backup, and the lease that keeps it there; `None` when it goes away just now.
     fn reuse_of(
         &self,
@@ -283,6 +289,14 @@ impl Server {
             .filter(|b| b.status.is_available() && !b.is_incremental() && !going.contains(&b.id))
             .max_by_key(|b| b.id))
     }
+}
+
+/// What a backup may build on.
+struct From {
+    /// Whose unchanged files may be taken again.
+    previous: Option<BackupInfo>,
+    /// Whose blocks it leaves out.
+    incremental: Option<IncrementalPlan>,
 }
 
 /// Barman prints start times without their zone.

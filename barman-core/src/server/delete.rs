@@ -1,17 +1,18 @@
 //! `delete`, and the retention of `cron`: plans of the policy, carried out and told in Barman's words.
 
+use super::scripts::{Around, Told};
 use super::{Pruned, Server, ServerError};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::Operation;
 use crate::ctx::Ctx;
 use crate::format::text::human_duration;
 use crate::format::timestamp::ctime;
+use crate::hooks::Phase;
 use crate::io::{LockError, LockName};
 use crate::model::{BackupId, BackupInfo, WalFileName};
 use crate::policy::prune::{self, Cause, Deletion, PruneError, PrunePlan, Spared, WalPlan};
 use crate::policy::redundancy::{self, Refusal};
 use crate::policy::retention::Reason;
-use crate::wal::WalArchive;
 
 /// For whom a plan is carried out.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -113,6 +114,10 @@ impl Server {
             if on_behalf == For::Retention {
                 ctx.info(format!("Enforcing retention policy: removing backup {id} for server {name}"));
             }
+            // Facts that cannot be read, or are gone already, keep no script from being told.
+            let info = self.catalog.get(&id).unwrap_or_else(|_| BackupInfo::empty(id));
+            let told = self.told_around_deletion(&info)?;
+            self.run_scripts(Around::Delete, Phase::Pre, &|| Ok(told.clone()), ctx)?;
             let (start, began) = (ctx.clock.now(), ctx.clock.monotonic());
             ctx.info(format!("Deleting backup {id} for server {name}"));
             let removed = self.catalog.remove(&id, &|| self.may_still_go(plan, deletion, ctx), ctx);
@@ -128,8 +133,7 @@ impl Server {
                 for file in &wal {
                     ctx.info(format!("\t{file}"));
                 }
-                self.wal.remove(&wal)?;
-                done.wal = wal;
+                done.wal = self.remove_wal(&wal, ctx)?;
             }
             let elapsed = ctx.clock.monotonic().saturating_sub(began);
             ctx.info(format!(
@@ -137,8 +141,16 @@ impl Server {
                 ctime(start),
                 human_duration(elapsed.try_into().unwrap_or_default())
             ));
+            self.run_scripts(Around::Delete, Phase::Post, &|| Ok(told.clone()), ctx)?;
         }
         Ok(done)
+    }
+
+    /// What scripts are told before and after a deletion, when the backup is gone; nothing where there are none.
+    fn told_around_deletion(&self, info: &BackupInfo) -> Result<Told, ServerError> {
+        let any =
+            [Phase::Pre, Phase::Post].iter().any(|phase| !self.scripts(Around::Delete, *phase).is_empty());
+        if any { self.told_of_backup(info) } else { Ok(Told::new()) }
     }
 
     /// Asked right before a removal is begun: since the plan was made a keep may have come, and another process may have

@@ -334,6 +334,7 @@ impl ServerError {
                 BackupError::Server { action, source } => format!("failure {action} ({})", chain(source)),
                 other => format!("failure copying files ({})", chain(other)),
             },
+            Self::Hook(error) => format!("failure starting backup ({})", chain(error)),
             Self::Cancelled(_) => "failure copying files (the backup was interrupted)".to_owned(),
             other => format!("failure calculating backup size ({})", chain(other)),
         }

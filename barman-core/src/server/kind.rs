@@ -113,6 +113,7 @@ fn of_catalog(error: &CatalogError) -> ErrorKind {
         }
         CatalogError::Busy { .. } => ErrorKind::Busy,
         CatalogError::WrongStatus { .. }
+        | CatalogError::Exists { .. }
         | CatalogError::IllegalStatus { .. }
         | CatalogError::MustStay { .. } => ErrorKind::Conflict,
         CatalogError::Lock(error) => of_lock(error),

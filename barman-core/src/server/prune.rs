@@ -129,8 +129,7 @@ impl Server {
             return Ok(());
         }
         ctx.info("WAL segments preceding the current backup have been found:");
-        self.wal.remove(plan.wal.removable())?;
-        for name in plan.wal.removable() {
+        for name in self.remove_wal(plan.wal.removable(), ctx)? {
             ctx.info(format!("\t{name} from server {} has been removed", self.name()));
         }
         Ok(())

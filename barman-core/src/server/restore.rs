@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use camino::Utf8PathBuf;
 
+use super::scripts::Around;
 use super::{Server, ServerError};
 use crate::catalog::{Catalog, Purpose};
 use crate::config::Operation;
@@ -13,6 +14,7 @@ use crate::ctx::Ctx;
 use crate::format::history::TimelineHistory;
 use crate::format::text::pretty_size;
 use crate::format::wal_page::{Expectations, Validator};
+use crate::hooks::Phase;
 use crate::model::{
     BackupId, BackupInfo, Lsn, RecoveryTarget, SegmentName, SegmentSize, StopPoint, WalFileName,
 };
@@ -53,6 +55,8 @@ pub struct RestoreOptions {
     pub retry_times: u32,
     /// How long to wait before that.
     pub retry_sleep: Duration,
+    /// What scripts are told of the options that were given: a JSON object as Barman makes it, or nothing.
+    pub told: String,
     /// The destination may hold an older cluster: only what differs from it is written.
     pub delta: bool,
     /// WAL of that older cluster that may not be archived is removed instead of being kept aside.
@@ -77,6 +81,7 @@ impl RestoreOptions {
             jobs,
             start_batch,
             bandwidth,
+            told: String::new(),
             retry_times,
             retry_sleep,
             delta,
@@ -111,6 +116,7 @@ impl Server {
         ctx: &Ctx<'_>,
     ) -> Result<RecoveryPlan, ServerError> {
         self.usable(Operation::Restore, ctx)?;
+        self.lineage(backup)?;
         let logs = self.archived_logs(ctx)?;
         // One that cannot be read is of no use.
         let unfinished = |name| self.wal.unfinished(name, backup.xlog_segment_size).ok().flatten();
@@ -206,6 +212,13 @@ impl Server {
         let _lease = self.catalog.lease(id, Purpose::Restore)?;
         let backup = self.catalog.get(id)?;
         let plan = self.plan_restore(&backup, options, ctx)?;
+        let transport = self.transport_by(options.remote.as_deref(), options.compressed)?;
+        let told = || self.told_of_restore(&backup, options);
+        if !self.scripts(Around::Recovery, Phase::Pre).is_empty() {
+            // They may stop services or make room: not for a restore that is refused at once.
+            recovery::look(&plan, options.delta, transport.as_ref())?;
+            self.run_scripts(Around::Recovery, Phase::Pre, &told, ctx)?;
+        }
         let kind = if options.remote.is_some() { "remote" } else { "local" };
         ctx.info(format!("Starting {kind} restore for server {} using backup {id}", self.name()));
         ctx.info(format!("Destination directory: {}", options.destination));
@@ -218,8 +231,7 @@ impl Server {
         for warning in &plan.warnings {
             ctx.warn(warning);
         }
-        let reader = self.catalog.open(id)?;
-        let transport = self.transport_by(options.remote.as_deref(), options.compressed)?;
+        let (reader, _chain) = self.restorable(&backup, ctx)?;
         let run = RunOptions {
             jobs: options.jobs,
             start_batch: options.start_batch,
@@ -246,6 +258,7 @@ impl Server {
                 report.unverified
             ));
         }
+        self.run_scripts(Around::Recovery, Phase::Post, &told, ctx)?;
         Ok(RestoreOutcome { plan, report })
     }
 }

@@ -104,6 +104,8 @@ impl Rig {
             keepalive: Duration::ZERO,
             corrupt_pages: CorruptPagePolicy::Fail,
             packing: None,
+            incremental: None,
+            server_packing: None,
         };
         let begin = "1/0".parse().unwrap();
         let cancel = Cancel::new();

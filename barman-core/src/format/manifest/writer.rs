@@ -44,7 +44,7 @@ impl ManifestWriter {
         let mut text = if std::mem::take(&mut self.first) { "\n".to_owned() } else { ",\n".to_owned() };
         let barman = self.form == Form::Barman;
         let path = match std::str::from_utf8(&file.path) {
-            Ok(path) if barman => format!("\"Path\": {}", ascii(&quoted(path))),
+            Ok(path) if barman => format!("\"Path\": {}", ascii_json(path)),
             Ok(path) => format!("\"Path\": {}", quoted(path)),
             Err(_) => format!("\"Encoded-Path\": \"{}\"", hex::encode(&file.path)),
         };
@@ -95,6 +95,11 @@ impl ManifestWriter {
 /// A JSON string, escaped as `escape_json` in PostgreSQL's `src/backend/utils/adt/json.c` does it.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
+}
+
+/// A string in JSON as Python's `json` writes it.
+pub(crate) fn ascii_json(text: &str) -> String {
+    ascii(&quoted(text))
 }
 
 /// The same with everything beyond ASCII as `\uXXXX`, as Python's `json` writes it.

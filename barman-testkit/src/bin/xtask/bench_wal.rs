@@ -55,16 +55,21 @@ pub(super) fn run(options: &Options, program: &Utf8Path) -> Result<Vec<Row>> {
             }
             home.world.account().own_tree(material.path())?;
         }
+        // The slowest codecs take as long with a fifth of them.
+        let slow = matches!(method, "bzip2" | "xz");
+        let count = if slow { options.segments.div_ceil(5) } else { options.segments };
         let from = material.path().to_owned();
         let bare = || {
             // As many processes as cores, each given many segments.
-            let line = format!("ls {from} | xargs -P {cores} -I X sh -c '{filter} <{from}/X >/dev/null'");
+            let line = format!(
+                "ls {from} | head -n {count} | xargs -P {cores} -I X sh -c '{filter} <{from}/X >/dev/null'"
+            );
             let mut command = Command::new("sh");
             command.args(["-c", &line]);
             Ok(command)
         };
         let archive = |home: &'_ Home| home.command(&["archive-wal", "main"]);
-        let deliver = |home: &'_ Home| deliver(home, material.path());
+        let deliver = |home: &'_ Home| deliver(home, material.path(), count);
         let mut rivals = vec![
             Rival::new("ours", || archive(&homes[0])).before(|| deliver(&homes[0])),
             Rival::new(
@@ -75,18 +80,19 @@ pub(super) fn run(options: &Options, program: &Utf8Path) -> Result<Vec<Row>> {
         if let Some(barman) = homes.get(1) {
             rivals.push(Rival::new("barman 3.19.1", || archive(barman)).before(|| deliver(barman)));
         }
-        let work = format!("archive-wal of {} segments, {method} {level}", options.segments);
+        let work = format!("archive-wal of {count} segments, {method} {level}");
         rows.extend(compare(&work, options.rounds, &rivals));
     }
     Ok(rows)
 }
 
-/// Puts all segments into incoming, as links, and empties the archive.
-fn deliver(home: &Home, material: &Utf8Path) -> Result<()> {
+/// Puts the first segments into incoming, as links, and empties the archive.
+fn deliver(home: &Home, material: &Utf8Path, count: u64) -> Result<()> {
     let incoming: Utf8PathBuf = home.world.incoming("main");
     let server = home.world.home().join("main");
     shell(&format!(
-        "rm -rf {server}/wals {server}/*xlog.db {incoming}; mkdir -p {incoming} && cp -l {material}/* {incoming}/"
+        "rm -rf {server}/wals {server}/*xlog.db {incoming}; mkdir -p {incoming} && cd {material} && \
+         cp -l $(ls | head -n {count}) {incoming}/"
     ))?;
     for path in [server.clone(), incoming] {
         home.world.account().own(&path)?;
