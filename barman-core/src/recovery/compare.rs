@@ -34,13 +34,17 @@ impl Run<'_> {
         candidates: &[&Entry],
         proofs: &Option<ProofTable>,
     ) -> Result<HashSet<Utf8PathBuf>, RecoveryError> {
-        if candidates.is_empty() {
-            return Ok(HashSet::new());
-        }
         let packed = self.reader.stream(tree.root)?.is_some();
         let local = self.transport.is_local();
-        // Of a packed file only its checksum is at hand, and other hosts do not know that one.
-        if packed && (!local || proofs.is_none()) {
+        // Of a packed file only its checksum is at hand, and other hosts do not know that one. To look for a file in an archive is
+        // to read all of it.
+        let known = |entry: &&&Entry| proof_of(proofs, tree.root, &entry.path).is_some();
+        let candidates: Vec<&Entry> = match (packed, local) {
+            (true, false) => Vec::new(),
+            (true, true) => candidates.iter().filter(known).copied().collect(),
+            (false, _) => candidates.to_vec(),
+        };
+        if candidates.is_empty() {
             return Ok(HashSet::new());
         }
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
