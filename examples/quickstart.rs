@@ -13,7 +13,6 @@ use barman_core::format::timestamp::python_str;
 use barman_core::io::RealDisk;
 use barman_core::model::{RecoveryTarget, StopPoint, TargetAction};
 use barman_core::pg::Environment;
-use barman_core::recovery::WalDelivery;
 use barman_core::server::{BackupOptions, Host, RestoreOptions, Server};
 use barman_core::transport::SshEnvironment;
 use barman_testkit::os::TestDir;
@@ -60,24 +59,13 @@ fn main() -> Outcome<()> {
     step(&format!("A restore to {}", python_str(before)));
     let restored = home.path().join("restored");
     let options = RestoreOptions {
-        destination: restored.clone(),
         target: RecoveryTarget {
             stop: StopPoint::Time(before),
             action: Some(TargetAction::Promote),
             ..RecoveryTarget::latest()
         },
-        tablespaces: Default::default(),
-        wal: WalDelivery::Copy { directory: None },
-        standby: false,
-        partial_wal: false,
-        settings_file: None,
-        remote: None,
-        compressed: false,
         jobs: 2,
-        bandwidth: None,
-        told: String::new(),
-        delta: false,
-        discard_wal: false,
+        ..RestoreOptions::to(restored.clone())
     };
     let outcome = server.restore(&backup.id, &options, &ctx)?;
     print!("{}", outcome.plan);

@@ -29,6 +29,7 @@ mod matrix;
 mod one_home;
 mod readme;
 mod recovering;
+mod restore_options;
 mod scene;
 mod streaming;
 mod wal_commands;

@@ -173,7 +173,7 @@ fn restore(
     jobs: usize,
 ) -> Result<recovery::RecoveryReport, RecoveryError> {
     let transport = LocalTransport::new(Arc::new(RealDisk), home.cancel.clone());
-    let options = RunOptions { jobs, bandwidth: None, delta: false, discard_wal: false };
+    let options = RunOptions { jobs, ..RunOptions::default() };
     recovery::run(&plan(home.path()), reader, &home.archive(), &transport, &options, &home.ctx())
 }
 

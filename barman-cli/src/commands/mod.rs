@@ -31,7 +31,7 @@ mod receive_wal;
 mod rebuild_xlogdb;
 mod replication_status;
 mod restore;
-mod restore_later;
+mod restore_staging;
 mod show_backup;
 mod show_servers;
 mod status;

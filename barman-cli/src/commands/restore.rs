@@ -1,6 +1,7 @@
 //! `barman restore SERVER BACKUP DESTINATION`
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use barman_core::config::ServerConfig;
 use barman_core::format::timestamp;
@@ -14,7 +15,7 @@ use crate::app::App;
 use crate::error::Failure;
 use crate::output::ascii_json;
 
-use super::restore_later::Later;
+use super::restore_staging::Staging;
 
 /// Arguments of `restore`.
 #[derive(Debug, clap::Args)]
@@ -70,10 +71,25 @@ pub(crate) struct Arguments {
     staging_wal_directory: Option<Utf8PathBuf>,
     /// Most KiB a second.
     #[arg(long, value_name = "KBPS")]
-    bwlimit: Option<u64>,
+    bwlimit: Option<u32>,
     /// Parallel workers.
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     jobs: Option<u32>,
+    /// Seconds of a window in which only so many workers start.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    jobs_start_batch_period: Option<u32>,
+    /// How many workers may start in a window.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    jobs_start_batch_size: Option<u32>,
+    /// Go on so often after the connection was lost.
+    #[arg(long, value_name = "N", overrides_with = "no_retry")]
+    retry_times: Option<u32>,
+    /// Seconds to wait before that.
+    #[arg(long, value_name = "SECONDS")]
+    retry_sleep: Option<u32>,
+    /// Never go on after the connection was lost.
+    #[arg(long, overrides_with = "retry_times")]
+    no_retry: bool,
     /// Let the server fetch its WAL from here.
     #[arg(long, overrides_with = "no_get_wal")]
     get_wal: bool,
@@ -96,7 +112,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "COMMAND")]
     restore_command: Option<String>,
     /// Restore into a place that holds an older cluster, which does not run: files that are equal by content stay as they
-    /// are, the others are written, and what the backup does not have is removed.
+    /// are, the others are written, and what the backup does not have is removed. For every kind of backup (Barman refuses it
+    /// on this host for those that are not plain).
     #[arg(long, overrides_with = "no_delta_restore")]
     delta_restore: bool,
     /// Restore into empty places only.
@@ -109,12 +126,15 @@ pub(crate) struct Arguments {
     #[arg(long)]
     native_dry_run: bool,
     #[command(flatten)]
-    later: Later,
+    staging: Staging,
 }
 
 pub(crate) fn run(arguments: &Arguments, app: &App) -> Result<(), Failure> {
-    arguments.later.judge(app)?;
-    let config = app.server(&arguments.server_name)?;
+    let mut config = app.server(&arguments.server_name)?.clone();
+    for (option, value) in overrides(arguments) {
+        config.apply_override(option, &value).map_err(|e| Failure::Error(e.to_string()))?;
+    }
+    let config = &config;
     let server = app.open(config)?;
     let target = target(arguments, app)?;
     if arguments.destination_directory.as_str().contains(':') {
@@ -125,6 +145,7 @@ pub(crate) fn run(arguments: &Arguments, app: &App) -> Result<(), Failure> {
         ));
     }
     let backup = choose(arguments, &server, &target, app)?;
+    arguments.staging.judge(arguments.remote_ssh_command.is_some())?;
     let options = RestoreOptions {
         destination: absolute(&arguments.destination_directory)?,
         target,
@@ -135,10 +156,19 @@ pub(crate) fn run(arguments: &Arguments, app: &App) -> Result<(), Failure> {
         settings_file: arguments.recovery_conf_filename.clone(),
         remote: arguments.remote_ssh_command.clone(),
         compressed: compressed(arguments, config)?,
-        jobs: arguments
-            .jobs
-            .map_or_else(|| usize::try_from(config.options.parallel_jobs).unwrap_or(1), |j| j as usize),
-        bandwidth: arguments.bwlimit.filter(|l| *l > 0).map(|l| l.saturating_mul(1024)),
+        jobs: usize::try_from(config.options.parallel_jobs).unwrap_or(1),
+        start_batch: (
+            usize::try_from(config.options.parallel_jobs_start_batch_size).unwrap_or(1).max(1),
+            seconds(config.options.parallel_jobs_start_batch_period),
+        ),
+        bandwidth: config
+            .options
+            .bandwidth_limit
+            .and_then(|limit| u64::try_from(limit.0).ok())
+            .filter(|limit| *limit > 0)
+            .map(|limit| limit.saturating_mul(1024)),
+        retry_times: u32::try_from(config.options.basebackup_retry_times).unwrap_or(0),
+        retry_sleep: seconds(config.options.basebackup_retry_sleep),
         told: told(arguments),
         delta: !arguments.no_delta_restore
             && (arguments.delta_restore || config.options.recovery_options.delta_restore),
@@ -151,6 +181,7 @@ pub(crate) fn run(arguments: &Arguments, app: &App) -> Result<(), Failure> {
             backup.id, config.name
         )));
     }
+    arguments.staging.judge_for(&backup, config, app)?;
     server.archive_before_restore(&ctx);
     if arguments.native_dry_run {
         let plan = server.plan_restore(&backup, &options, &ctx)?;
@@ -188,6 +219,26 @@ pub(crate) fn run(arguments: &Arguments, app: &App) -> Result<(), Failure> {
     app.output.put("recovery_elapsed_time", json!(words));
     app.output.put("recovery_elapsed_time_seconds", json!(elapsed.as_secs_f64()));
     Ok(())
+}
+
+/// Options of the command that stand for options of the configuration.
+fn overrides(arguments: &Arguments) -> Vec<(&'static str, String)> {
+    let retry_times = if arguments.no_retry { Some(0) } else { arguments.retry_times };
+    [
+        ("basebackup_retry_times", retry_times),
+        ("basebackup_retry_sleep", arguments.retry_sleep),
+        ("parallel_jobs", arguments.jobs),
+        ("parallel_jobs_start_batch_period", arguments.jobs_start_batch_period),
+        ("parallel_jobs_start_batch_size", arguments.jobs_start_batch_size),
+        ("bandwidth_limit", arguments.bwlimit),
+    ]
+    .into_iter()
+    .filter_map(|(option, value)| Some((option, value?.to_string())))
+    .collect()
+}
+
+fn seconds(number: i64) -> Duration {
+    Duration::from_secs(u64::try_from(number).unwrap_or(0))
 }
 
 /// What scripts are told of the options, as they were given.
@@ -279,6 +330,11 @@ fn choose(
             "For PITR without a backup_id, the only possible recovery targets are target_time and target_lsn. \
              '{option}' recovery target is not allowed without a backup_id."
         )));
+    }
+    if target.timeline == TargetTimeline::Current {
+        return Err(Failure::Error(
+            "'current' is not a valid timeline keyword when recovering without a backup_id".to_owned(),
+        ));
     }
     let fits = |b: &BackupInfo| match &target.stop {
         StopPoint::Time(time) => b.end_time.is_some_and(|end| end <= *time),

@@ -1,7 +1,8 @@
 //! Whether files of the destination are what the backup has, by content. Size and time are no proof.
 //!
 //! On this host both sides are read, or one and its checksum. Of another host nothing is fetched: it is asked for SHA-256
-//! sums, and where it cannot make them, every file is written.
+//! sums, and where it cannot make them, every file is written. So it is with packed backups on other hosts: of their files only a
+//! CRC-32C is known before they are unpacked, and no host makes that one.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{self, Read};
@@ -33,13 +34,17 @@ impl Run<'_> {
         candidates: &[&Entry],
         proofs: &Option<ProofTable>,
     ) -> Result<HashSet<Utf8PathBuf>, RecoveryError> {
-        if candidates.is_empty() {
-            return Ok(HashSet::new());
-        }
         let packed = self.reader.stream(tree.root)?.is_some();
         let local = self.transport.is_local();
-        // Of a packed file only its checksum is at hand, and other hosts do not know that one.
-        if packed && (!local || proofs.is_none()) {
+        // Of a packed file only its checksum is at hand, and other hosts do not know that one. To look for a file in an archive is
+        // to read all of it.
+        let known = |entry: &&&Entry| proof_of(proofs, tree.root, &entry.path).is_some();
+        let candidates: Vec<&Entry> = match (packed, local) {
+            (true, false) => Vec::new(),
+            (true, true) => candidates.iter().filter(known).copied().collect(),
+            (false, _) => candidates.to_vec(),
+        };
+        if candidates.is_empty() {
             return Ok(HashSet::new());
         }
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

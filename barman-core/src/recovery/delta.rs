@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
+use super::prepare::foreign_tablespace;
 use super::run::{ProofTable, Run};
 use super::{RecoveryError, TreePlan};
 use crate::catalog::{Outline, Root};
@@ -15,6 +16,8 @@ use crate::transport::{FileOp, Lane, ProbeKind, Surveyed};
 pub(super) const MARK: &str = ".barman-native-restore";
 /// The control file of the old cluster, under a name by which nobody starts.
 const OLD_CONTROL: &str = "global/pg_control.before-restore";
+/// What [`FileOp::ProveWritable`] makes for a moment.
+const PROOF: &str = ".barman-write-test";
 const CONTROL: &str = "global/pg_control";
 /// The WAL directory of the old cluster is kept under its name with this behind it, and a number where that is taken.
 const OLD_WAL: &str = ".before-restore";
@@ -87,6 +90,7 @@ impl Run<'_> {
         lane: &mut dyn Lane,
     ) -> Result<Delta, RecoveryError> {
         let mut delta = Delta::default();
+        let owned = self.owned_places(occupied, lane)?;
         for ((tree, occupied), outline) in self.plan.trees.iter().zip(occupied).zip(outlines) {
             if !occupied {
                 continue;
@@ -97,7 +101,15 @@ impl Run<'_> {
             let entries = outline.entries.as_deref().unwrap_or_default();
             let mut found = Vec::new();
             lane.survey(&tree.destination, &mut |one| found.push(one))?;
-            self.is_a_cluster(tree, entries, &found)?;
+            // What a proof that was cut short left behind is nothing.
+            if found.iter().any(|one| one.path != PROOF) {
+                if let Root::Tablespace(oid) = tree.root
+                    && !owned.contains(&tree.destination)
+                {
+                    return Err(foreign_tablespace(self.plan, tree, oid));
+                }
+                self.is_a_cluster(tree, entries, &found)?;
+            }
             if tree.root == Root::Data {
                 delta.control = read_control(&tree.destination, &found, lane)?;
                 delta.old_wal = old_wal(&found);
@@ -121,6 +133,36 @@ impl Run<'_> {
             delta.trees.insert(tree.root, tree_delta);
         }
         Ok(delta)
+    }
+
+    /// Where the cluster in the destination has its tablespaces, by its links or by what a restore that was cut short wrote
+    /// down. Another place that is not empty may be that of a server that runs.
+    fn owned_places(
+        &self,
+        occupied: &[bool],
+        lane: &mut dyn Lane,
+    ) -> Result<HashSet<Utf8PathBuf>, RecoveryError> {
+        let mut owned = HashSet::new();
+        let mut trees = self.plan.trees.iter().zip(occupied);
+        if !trees.any(|(tree, occupied)| tree.root == Root::Data && *occupied) {
+            return Ok(owned);
+        }
+        let data = &self.plan.destination;
+        let links = data.join("pg_tblspc");
+        let probes = lane.probe(&[links.clone(), data.join(MARK)])?;
+        let kind = |at: usize| probes.get(at).map(|probe| probe.kind);
+        if kind(0) == Some(ProbeKind::Directory) {
+            lane.survey(&links, &mut |one| {
+                if let EntryKind::Symlink(place) = one.kind {
+                    owned.insert(place);
+                }
+            })?;
+        }
+        if kind(1) == Some(ProbeKind::File) {
+            let text = read_small(&data.join(MARK), lane)?;
+            owned.extend(String::from_utf8_lossy(&text).lines().skip(1).map(Utf8PathBuf::from));
+        }
+        Ok(owned)
     }
 
     /// What an archive holds that nobody wrote down.
@@ -166,9 +208,10 @@ impl Run<'_> {
             Root::Tablespace(_) => {
                 let odd = found.iter().find(|one| {
                     let top = one.path.components().next().map(|c| c.as_str()).unwrap_or_default();
-                    !top.starts_with("PG_") && !entries.iter().any(|entry| entry.path == one.path)
+                    !top.starts_with("PG_")
+                        && top != PROOF
+                        && !entries.iter().any(|entry| entry.path == one.path)
                 });
-                let odd = odd.filter(|one| one.path != Utf8Path::new(".barman-write-test"));
                 odd.map_or(Ok(()), |one| Err(RecoveryError::NotATablespace { path, odd: one.path.clone() }))
             }
         }
@@ -272,8 +315,7 @@ impl Run<'_> {
         if delta.control.is_some() {
             lane.apply(&[FileOp::Rename { from: data.join(CONTROL), to: data.join(OLD_CONTROL) }])?;
         }
-        let mark = b"A restore is at work here, or was cut short: run it again.\n".to_vec();
-        lane.apply(&[FileOp::WriteFile { path: data.join(MARK), content: mark, mode: 0o600 }])?;
+        lane.apply(&[self.mark()])?;
         let mut ops: Vec<FileOp> = ACTED_ON.iter().map(|name| FileOp::RemoveFile(data.join(name))).collect();
         if let Some(wal) = delta.old_wal.as_ref().filter(|wal| !wal.ours) {
             let aside = data.join(&wal.aside);
@@ -295,6 +337,18 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Tells that a restore is at work in the data directory.
+    pub(super) fn mark(&self) -> FileOp {
+        let mut text =
+            "A restore is at work here, or was cut short: run it again with --delta-restore.\n".to_owned();
+        for tablespace in &self.plan.tablespaces {
+            text.push_str(tablespace.location.as_str());
+            text.push('\n');
+        }
+        let (path, content) = (self.plan.destination.join(MARK), text.into_bytes());
+        FileOp::WriteFile { path, content, mode: 0o600 }
+    }
+
     /// A server that was started meanwhile has changed what was compared.
     fn still_the_same(&self, delta: &Delta, lane: &mut dyn Lane) -> Result<(), RecoveryError> {
         let data = &self.plan.destination;
@@ -308,7 +362,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The traces of the old cluster that are left when all else is in place; the control file comes after this.
+    /// The traces of the old cluster and of this restore that are left when all else is in place; the control file comes
+    /// after this.
     pub(super) fn end_delta(&self, lane: &mut dyn Lane) -> Result<(), RecoveryError> {
         let data = &self.plan.destination;
         lane.apply(&[FileOp::RemoveFile(data.join(OLD_CONTROL)), FileOp::RemoveFile(data.join(MARK))])?;
@@ -359,7 +414,9 @@ fn old_wal(found: &[Surveyed]) -> Option<OldWal> {
     // A link is not followed: nobody knows what it leads to.
     let linked = find(name).is_some_and(|one| one.kind != EntryKind::Directory);
     let precious = linked || archived.len() < files.len();
-    Some(OldWal { name, aside, ours: taken(MARK), precious, archived })
+    // With a control file it may have been a running cluster since.
+    let ours = taken(MARK) && !taken(CONTROL);
+    Some(OldWal { name, aside, ours, precious, archived })
 }
 
 #[cfg(test)]
@@ -396,6 +453,7 @@ mod tests {
         let link = EntryKind::Symlink("/elsewhere".into());
         assert!(old_wal(&found(&[("pg_wal", link)])).unwrap().precious, "a link is not looked into");
         assert!(old_wal(&found(&[])).is_none());
-        assert!(with(&[(MARK, file)]).ours);
+        assert!(with(&[(MARK, file.clone())]).ours);
+        assert!(!with(&[(MARK, file.clone()), (CONTROL, file)]).ours, "it may have run since");
     }
 }

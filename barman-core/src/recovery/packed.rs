@@ -117,9 +117,9 @@ impl Run<'_> {
         let (send, waiting) = bounded(QUEUE);
         let (fed, stored) = std::thread::scope(|scope| {
             let lanes: Vec<_> = (0..writers)
-                .map(|_| {
+                .map(|number| {
                     let waiting = waiting.clone();
-                    scope.spawn(move || self.store_members(tree, &waiting, stop))
+                    scope.spawn(move || self.store_members(tree, number, &waiting, stop))
                 })
                 .collect();
             drop(waiting);
@@ -147,11 +147,13 @@ impl Run<'_> {
     fn store_members(
         &self,
         tree: &TreePlan,
+        number: usize,
         waiting: &Receiver<StoreItem>,
         stop: &Cancel,
     ) -> Result<StoreReport, TransportError> {
         let given_up = GivenUp(stop);
-        let stored = self.transport.lane().and_then(|mut lane| {
+        let lane = self.wait_for_turn(number, stop).and_then(|()| self.transport.lane());
+        let stored = lane.and_then(|mut lane| {
             let mut items = std::iter::from_fn(|| {
                 let item = waiting.recv().ok()?;
                 Some(self.go_on(stop).map(|()| item))

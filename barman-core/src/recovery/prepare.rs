@@ -1,6 +1,7 @@
 //! What is looked at before anything is written (I22): the places, the room, and whether the backup has all its files.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
@@ -8,7 +9,7 @@ use super::run::{ProofTable, Run};
 use super::{RecoveryError, RecoveryPlan, TreePlan, WalPlan, settle};
 use crate::backup::top_mode;
 use crate::catalog::{Outline, Root};
-use crate::model::{Entry, WalFileName};
+use crate::model::{Entry, Oid, WalFileName};
 use crate::transport::{FileOp, Lane, Probe, ProbeKind, Transport};
 
 /// Whether the destination can be restored to: every place empty or not there (but for a delta restore), and no server in it.
@@ -71,15 +72,19 @@ fn judge(
         // What it is is looked at when it is compared.
         (ProbeKind::Directory, _) if delta => Ok(()),
         (ProbeKind::Directory, Root::Data) => Err(RecoveryError::NotEmpty { path }),
-        (ProbeKind::Directory, Root::Tablespace(oid)) => {
-            let name = plan.tablespaces.iter().find(|t| t.oid == oid).map(|t| t.name.clone());
-            Err(RecoveryError::TablespaceNotEmpty { path, name: name.unwrap_or_else(|| oid.to_string()) })
-        }
+        (ProbeKind::Directory, Root::Tablespace(oid)) => Err(foreign_tablespace(plan, tree, oid)),
         (ProbeKind::Denied, _) => Err(RecoveryError::Unusable { path, why: "it may not be looked into" }),
         (ProbeKind::File | ProbeKind::Other, _) => {
             Err(RecoveryError::Unusable { path, why: "it is there and is not a directory" })
         }
     }
+}
+
+/// The error for a place that holds something that is not known to be the destination's own.
+pub(super) fn foreign_tablespace(plan: &RecoveryPlan, tree: &TreePlan, oid: Oid) -> RecoveryError {
+    let name = plan.tablespaces.iter().find(|t| t.oid == oid).map(|t| t.name.clone());
+    let name = name.unwrap_or_else(|| oid.to_string());
+    RecoveryError::TablespaceNotEmpty { path: tree.destination.clone(), name }
 }
 
 impl Run<'_> {
@@ -110,8 +115,13 @@ impl Run<'_> {
             ops.push(FileOp::MakeDirs { path: tree.destination.clone(), mode: mode.unwrap_or(0o700) });
             ops.push(FileOp::ProveWritable(tree.destination.clone()));
         }
+        let delta = self.delta.get();
+        if delta.is_none() {
+            ops.push(self.mark());
+        }
+        self.begun.store(true, Ordering::SeqCst);
         lane.apply(&ops)?;
-        if let Some(delta) = self.delta.get() {
+        if let Some(delta) = delta {
             self.begin_delta(delta, lane)?;
         }
         Ok(modes)

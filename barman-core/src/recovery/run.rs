@@ -3,7 +3,9 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{self, Read};
 use std::ops::ControlFlow;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
@@ -15,6 +17,7 @@ use super::{RecoveryError, RecoveryPlan, TreePlan, WalPlan};
 use crate::backup::Throttle;
 use crate::catalog::{BackupReader, FileProof, Root};
 use crate::ctx::{Cancel, Ctx, Event, Unit};
+use crate::format::text::with_reasons;
 use crate::model::{Entry, FileTime, WalFileName};
 use crate::transport::{FileOp, Lane, StoreContent, StoreItem, Transport, TransportError};
 use crate::wal::{PartialWal, WalArchive, WalRange};
@@ -24,12 +27,33 @@ use crate::wal::{PartialWal, WalArchive, WalRange};
 pub struct RunOptions {
     /// Parallel workers, at least 1.
     pub jobs: usize,
+    /// So many workers start at a time, and the next ones so much later.
+    pub start_batch: (usize, Duration),
     /// Most bytes a second, all workers together.
     pub bandwidth: Option<u64>,
+    /// How often a connection that was lost is made again, to go on with what is not there yet.
+    pub retry_times: u32,
+    /// How long to wait before that.
+    pub retry_sleep: Duration,
     /// The destination may hold an older cluster: what of it is equal by content stays, the rest goes.
     pub delta: bool,
     /// WAL of that older cluster that may not be archived is removed, too, and not kept aside.
     pub discard_wal: bool,
+}
+
+impl Default for RunOptions {
+    /// One worker, into an empty place, at once or never.
+    fn default() -> Self {
+        Self {
+            jobs: 1,
+            start_batch: (usize::MAX, Duration::ZERO),
+            bandwidth: None,
+            retry_times: 0,
+            retry_sleep: Duration::ZERO,
+            delta: false,
+            discard_wal: false,
+        }
+    }
 }
 
 /// What a recovery did.
@@ -64,9 +88,40 @@ pub fn run(
     options: &RunOptions,
     ctx: &Ctx<'_>,
 ) -> Result<RecoveryReport, RecoveryError> {
+    let mut options = options.clone();
+    let mut left = options.retry_times;
+    loop {
+        let begun = AtomicBool::new(false);
+        match attempt(plan, reader, archive, transport, &options, &begun, ctx) {
+            Err(RecoveryError::Transport(error)) if left > 0 && error.is_transient() => {
+                left -= 1;
+                ctx.warn(format!(
+                    "{}: the restore goes on in {} seconds ({left} further attempts)",
+                    with_reasons(&error),
+                    options.retry_sleep.as_secs()
+                ));
+                ctx.clock.pause(options.retry_sleep, ctx.cancel)?;
+                // What is there by now is this restore's own. A place that was not judged yet is judged as at first.
+                options.delta |= begun.into_inner();
+            }
+            other => return other,
+        }
+    }
+}
+
+/// One attempt; `begun` tells whether anything was written.
+fn attempt(
+    plan: &RecoveryPlan,
+    reader: &dyn BackupReader,
+    archive: &dyn WalArchive,
+    transport: &dyn Transport,
+    options: &RunOptions,
+    begun: &AtomicBool,
+    ctx: &Ctx<'_>,
+) -> Result<RecoveryReport, RecoveryError> {
     let throttle = Throttle::new(options.bandwidth);
     let delta = OnceLock::new();
-    let run = Run { plan, reader, archive, transport, options, throttle, delta, ctx };
+    let run = Run { plan, reader, archive, transport, options, throttle, delta, begun, ctx };
     let mut lane = transport.lane()?;
     let proofs = reader.proofs()?.map(ProofTable::new);
     let modes = run.prepare(&proofs, lane.as_mut())?;
@@ -97,9 +152,7 @@ pub fn run(
     }
     ctx.info("Identify dangerous settings in destination directory.");
     report.config = settle::configure(plan, reader, lane.as_mut())?;
-    if options.delta {
-        run.end_delta(lane.as_mut())?;
-    }
+    run.end_delta(lane.as_mut())?;
     run.make_durable(lane.as_mut())?;
     // With group access (`initdb -g`) the server's files can be read by the group.
     run.control(lane.as_mut(), if mode & 0o040 == 0 { 0o600 } else { 0o640 })?;
@@ -115,6 +168,7 @@ pub(super) struct Run<'a> {
     pub(super) throttle: Throttle,
     /// What was found in a destination that holds an older cluster.
     pub(super) delta: OnceLock<Delta>,
+    pub(super) begun: &'a AtomicBool,
     pub(super) ctx: &'a Ctx<'a>,
 }
 
@@ -373,11 +427,13 @@ impl Run<'_> {
         let count = self.options.jobs.clamp(1, items.max(1));
         let stop = Cancel::new();
         let outcomes: Vec<Result<_, TransportError>> = std::thread::scope(|scope| {
+            let stop = &stop;
             let workers: Vec<_> = (0..count)
-                .map(|_| {
-                    scope.spawn(|| {
-                        let outcome = self.transport.lane().and_then(|mut lane| {
-                            let mut items = std::iter::from_fn(|| next(&stop));
+                .map(|number| {
+                    scope.spawn(move || {
+                        let lane = self.wait_for_turn(number, stop).and_then(|()| self.transport.lane());
+                        let outcome = lane.and_then(|mut lane| {
+                            let mut items = std::iter::from_fn(|| next(stop));
                             lane.store(root, &mut items)
                         });
                         if outcome.is_err() {
@@ -433,6 +489,13 @@ impl Run<'_> {
         read.map_err(|source| RecoveryError::Damaged { path: name, reason: source.to_string() })?;
         lane.apply(&[FileOp::WriteFile { path: self.plan.destination.join(path), content, mode }])?;
         Ok(())
+    }
+
+    /// Workers start in batches.
+    pub(super) fn wait_for_turn(&self, number: usize, stop: &Cancel) -> Result<(), TransportError> {
+        let (batch, period) = self.options.start_batch;
+        let wait = period.saturating_mul(u32::try_from(number / batch.max(1)).unwrap_or(0));
+        Ok(self.ctx.clock.pause(wait, stop)?)
     }
 
     pub(super) fn died(&self) -> TransportError {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::time::Duration;
 
 use camino::Utf8PathBuf;
 
@@ -46,14 +47,47 @@ pub struct RestoreOptions {
     pub compressed: bool,
     /// Parallel workers, at least 1.
     pub jobs: usize,
+    /// So many workers start at a time, and the next ones so much later.
+    pub start_batch: (usize, Duration),
     /// Most bytes a second.
     pub bandwidth: Option<u64>,
+    /// How often a lost connection to the host of the destination is made again.
+    pub retry_times: u32,
+    /// How long to wait before that.
+    pub retry_sleep: Duration,
     /// What scripts are told of the options that were given: a JSON object as Barman makes it, or nothing.
     pub told: String,
     /// The destination may hold an older cluster: only what differs from it is written.
     pub delta: bool,
     /// WAL of that older cluster that may not be archived is removed instead of being kept aside.
     pub discard_wal: bool,
+}
+
+impl RestoreOptions {
+    /// Everything that the archive has, to this place, with nothing but defaults.
+    pub fn to(destination: impl Into<Utf8PathBuf>) -> Self {
+        let RunOptions { jobs, start_batch, bandwidth, retry_times, retry_sleep, delta, discard_wal } =
+            RunOptions::default();
+        Self {
+            destination: destination.into(),
+            target: RecoveryTarget::latest(),
+            tablespaces: BTreeMap::new(),
+            wal: WalDelivery::Copy { directory: None },
+            standby: false,
+            partial_wal: false,
+            settings_file: None,
+            remote: None,
+            compressed: false,
+            jobs,
+            start_batch,
+            bandwidth,
+            told: String::new(),
+            retry_times,
+            retry_sleep,
+            delta,
+            discard_wal,
+        }
+    }
 }
 
 /// What a restore did.
@@ -200,7 +234,10 @@ impl Server {
         let (reader, _chain) = self.restorable(&backup, ctx)?;
         let run = RunOptions {
             jobs: options.jobs,
+            start_batch: options.start_batch,
             bandwidth: options.bandwidth,
+            retry_times: options.retry_times,
+            retry_sleep: options.retry_sleep,
             delta: options.delta,
             discard_wal: options.discard_wal,
         };

@@ -14,7 +14,7 @@ use crate::model::{
     WalFileName,
 };
 use crate::policy::wal_ranges::{RangeBuilder, SegmentRange};
-use crate::recovery::{PlanError, RecoveryError, WalDelivery};
+use crate::recovery::{PlanError, RecoveryError};
 use crate::wal::{RefusedWal, WalArchive as _, WalRange};
 
 /// The WAL of a server: what there is, what is missing, and what that means for its backups.
@@ -175,24 +175,13 @@ impl Server {
             missing: None,
         };
         let options = super::RestoreOptions {
-            destination: "/restored".into(),
             target: RecoveryTarget { timeline: TargetTimeline::Latest, ..RecoveryTarget::latest() },
             tablespaces: backup
                 .tablespaces
                 .iter()
                 .map(|t| (t.name.clone(), format!("/tablespaces/{}", t.oid).into()))
                 .collect(),
-            wal: WalDelivery::Copy { directory: None },
-            standby: false,
-            partial_wal: false,
-            settings_file: None,
-            remote: None,
-            compressed: false,
-            jobs: 1,
-            bandwidth: None,
-            told: String::new(),
-            delta: false,
-            discard_wal: false,
+            ..super::RestoreOptions::to("/restored")
         };
         let mut planned = self.plan_from(logs, backup, &options, &|_| None);
         if let Err(ServerError::Recovery(RecoveryError::Plan(PlanError::Timeline { .. }))) = &planned {
