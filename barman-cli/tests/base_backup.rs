@@ -29,7 +29,6 @@ pub(crate) fn scene(major: u32) -> Scene {
 }
 
 /// Writes while a backup is taken.
-pub(crate) use busy as busy_on;
 pub(crate) fn busy<T>(scene: &Scene, work: impl FnOnce() -> T) -> T {
     /// Also when the work fails.
     struct Done<'a>(&'a AtomicBool);
