@@ -225,6 +225,14 @@ fn chain(major: u32, packing: &[&str]) {
     if packing[0] == packing[1] {
         assert!(size(&ids[1]) * 2 < size(&ids[0]), "{} {}", size(&ids[1]), size(&ids[0]));
     }
+    let words = ["restore", "--native-dry-run", "main", &ids[2], "/nowhere/else"];
+    let plan = scene.ours(&words);
+    let said = format!("put together from the full backup {} and {}, {}", ids[0], ids[1], ids[2]);
+    assert!(plan.stdout.contains(&said) && plan.stdout.contains("of the base backup and"), "{plan}");
+    let json = scene.ours(&[&["-f", "json"], &words[..]].concat()).json().unwrap();
+    let plan = &json["native_plan"];
+    assert_eq!(plan["backups"].as_array().unwrap().len(), 3, "{plan}");
+    assert!(plan["bytes"].as_u64().unwrap() > 10_000_000 && plan["estimated_seconds"].is_u64(), "{plan}");
     let list = scene.ours(&["list-backups", "main"]);
     assert_eq!(list.stdout.matches(" - I - ").count(), packing.len() - 1, "{list}");
     scene.ours(&["delete", "main", &ids[1]]);

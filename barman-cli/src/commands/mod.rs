@@ -31,6 +31,7 @@ mod receive_wal;
 mod rebuild_xlogdb;
 mod replication_status;
 mod restore;
+mod restore_plan;
 mod restore_staging;
 mod show_backup;
 mod show_servers;

@@ -15,6 +15,7 @@ use crate::app::App;
 use crate::error::Failure;
 use crate::output::ascii_json;
 
+use super::restore_plan::{foretell, plan_json};
 use super::restore_staging::Staging;
 
 /// Arguments of `restore`.
@@ -185,13 +186,22 @@ pub(crate) fn run(arguments: &Arguments, app: &App) -> Result<(), Failure> {
     server.archive_before_restore(&ctx);
     if arguments.native_dry_run {
         let plan = server.plan_restore(&backup, &options, &ctx)?;
+        // A plan can be shown of a backup whose files cannot be read just now.
+        let forecast = server.forecast(&plan, &backup, &ctx);
+        if let Err(error) = &forecast {
+            app.output.warning(&format!("What the restore will take is not known: {error}"));
+        }
+        let forecast = forecast.ok();
         app.output.print(plan.to_string().trim_end());
+        for line in forecast.iter().flat_map(foretell) {
+            app.output.print(&line);
+        }
         if options.delta {
             app.output.print(
                 "  note: files of the destination that are equal stay, what the backup does not have is removed",
             );
         }
-        app.output.put("native_plan", json!(plan.to_string()));
+        app.output.put("native_plan", plan_json(&plan, forecast.as_ref()));
         return Ok(());
     }
     let began = app.host.clock.now();
