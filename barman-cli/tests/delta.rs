@@ -212,6 +212,15 @@ fn delta_of_chains() {
         scene.ours(&["backup", "--wait", "--incremental", "latest", "main"]);
         let place = Place::new(&scene);
         let (kept, all) = delta(&scene, &place, &["--jobs", "2"]);
+        if !compression.is_empty() {
+            // The blocks that wait are put where it is said.
+            let fresh = scene.world.path().join("fresh");
+            let space = scene.relocation(&fresh);
+            let staging = ["--staging-path", "/nowhere/at/all", "--tablespace", &space];
+            let words = [&["restore"], &staging[..], &["main", "latest", fresh.as_str()]].concat();
+            let run = scene.world.barman(&words).unwrap();
+            assert!(run.code() == Some(1) && run.stderr.contains("/nowhere/at/all"), "{run}");
+        }
         // Of files that are put together from archives there is no checksum before that is done: they are written.
         let least = if compression.is_empty() { all / 2 } else { all / 10 };
         assert!(kept > least, "{compression}: {kept} of {all} files stayed");

@@ -244,6 +244,7 @@ fn overrides(arguments: &Arguments) -> Vec<(&'static str, String)> {
     ]
     .into_iter()
     .filter_map(|(option, value)| Some((option, value?.to_string())))
+    .chain(arguments.staging.place().map(|path| ("staging_path", path.to_owned())))
     .collect()
 }
 

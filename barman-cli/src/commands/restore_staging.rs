@@ -1,5 +1,6 @@
-//! Options of `barman restore` that Barman knows and that change nothing here: where to stage (nothing is staged: every
-//! backup is unpacked and combined on its way to the destination), and those of snapshots, which cannot be restored yet.
+//! Options of `barman restore` about where to stage, and those of snapshots, which cannot be restored yet. Nothing is staged here:
+//! every backup is unpacked and combined on its way to the destination. Only what waits of packed incremental backups while they
+//! are combined needs a place for a moment.
 
 use barman_core::config::ServerConfig;
 use barman_core::model::{BackupInfo, BackupType};
@@ -10,10 +11,10 @@ use crate::error::Failure;
 /// Known options beside those that a restore really uses.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Staging {
-    /// Accepted: backups are unpacked and combined on their way, and no place is needed for it.
+    /// Where a part of packed incremental backups waits while they are combined; nothing else needs such a place.
     #[arg(long, value_name = "PATH")]
     staging_path: Option<String>,
-    /// Accepted, see --staging-path.
+    /// Accepted: what waits, waits on this host.
     #[arg(long, value_name = "WHERE", value_parser = ["local", "remote"])]
     staging_location: Option<String>,
     #[arg(long, hide = true)]
@@ -36,6 +37,12 @@ pub(crate) struct Staging {
 }
 
 impl Staging {
+    /// The place that stands for `staging_path` of the configuration.
+    pub(crate) fn place(&self) -> Option<&str> {
+        let place = self.staging_path.as_deref().or(self.local_staging_path.as_deref());
+        place.filter(|path| path.starts_with('/'))
+    }
+
     /// What Barman refuses before it looks at the backup.
     pub(crate) fn judge(&self, remote: bool) -> Result<(), Failure> {
         let paths = [
