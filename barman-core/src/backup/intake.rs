@@ -228,13 +228,18 @@ impl<'a> Intake<'a> {
                 } else {
                     To::File(self.space.file(FileSpec { root, path: path.clone(), mode, mtime, size })?)
                 };
-                let pages = self.layout.and_then(|layout| match RelFile::parse(&path) {
-                    Some(file) => Some(PageCheck::new(layout, file)),
-                    None => {
-                        let whole = incremental::whole_path(&path)?;
-                        Some(PageCheck::incremental(layout, RelFile::parse(&whole)?))
+                let whole = incremental::whole_path(&path).and_then(|whole| RelFile::parse(&whole));
+                let pages = match (self.layout, RelFile::parse(&path), whole) {
+                    (Some(layout), Some(file), _) => Some(PageCheck::new(layout, file)),
+                    (Some(layout), None, Some(whole)) => Some(PageCheck::incremental(layout, whole)),
+                    (None, _, Some(whole)) => {
+                        let server = &self.begin.server;
+                        let (block_size, blocks_per_file) = (server.block_size, server.blocks_per_file);
+                        let layout = PageLayout { block_size, blocks_per_file };
+                        Some(PageCheck::incremental_without_checksums(layout, whole))
                     }
-                });
+                    _ => None,
+                };
                 Ok(Some(Current { path, to, pages }))
             }
             tar::Kind::Symlink(_) => {

@@ -39,6 +39,8 @@ pub(crate) struct PageCheck {
     carry: Vec<u8>,
     suspects: Vec<Suspect>,
     incremental: Option<Incremental>,
+    /// Whether the pages have checksums at all.
+    judged: bool,
 }
 
 /// What stands before the pages of an incremental file.
@@ -52,13 +54,26 @@ enum Incremental {
 
 impl PageCheck {
     pub(crate) fn new(layout: PageLayout, file: RelFile) -> Self {
-        Self { layout, file, index: 0, carry: Vec::new(), suspects: Vec::new(), incremental: None }
+        Self {
+            layout,
+            file,
+            index: 0,
+            carry: Vec::new(),
+            suspects: Vec::new(),
+            incremental: None,
+            judged: true,
+        }
     }
 
     /// For the incremental file of a relation file.
     pub(crate) fn incremental(layout: PageLayout, file: RelFile) -> Self {
         let parser = HeaderParser::new(layout.block_size, layout.blocks_per_file);
         Self { incremental: Some(Incremental::Coming(parser)), ..Self::new(layout, file) }
+    }
+
+    /// The same in a cluster without checksums: only what stands before the pages is looked at.
+    pub(crate) fn incremental_without_checksums(layout: PageLayout, file: RelFile) -> Self {
+        Self { judged: false, ..Self::incremental(layout, file) }
     }
 
     /// Why a file that should be an incremental one is none, as far as it has come.
@@ -84,6 +99,9 @@ impl PageCheck {
             },
             Some(Incremental::Malformed(_)) => return,
             Some(Incremental::Blocks(_)) | None => {}
+        }
+        if !self.judged {
+            return;
         }
         if !self.carry.is_empty() {
             let missing = (size - self.carry.len()).min(data.len());

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::ctx::Ctx;
 use crate::io::{IoContext, LockGuard, durable, remove_tree};
-use crate::model::{BackupId, BackupInfo, Entry, EntryKind, Keep, Oid};
+use crate::model::{BackupId, BackupInfo, Entry, EntryKind, Keep, Oid, Status};
 
 /// Bytes read at once.
 const CHUNK: usize = 1 << 20;
@@ -212,8 +212,19 @@ impl Admission {
         keep: Keep,
         settle: &dyn Fn() -> Result<(), E>,
     ) -> Result<BackupInfo, E> {
-        let info = self.place(info, keep)?;
+        // Until its WAL is known to be there it is not said to be complete: when this ends early, a check of the backup tells.
+        let status = info.status;
+        let mut waiting = info;
+        if status == Status::Done {
+            waiting.status = Status::WaitingForWals;
+        }
+        let mut info = self.place(waiting, keep)?;
         settle()?;
+        if info.status != status {
+            info.status = status;
+            let _lock = self.shared.locks.catalog().map_err(CatalogError::from)?;
+            facts::write(&self.shared, &info)?;
+        }
         Ok(info)
     }
 

@@ -33,8 +33,8 @@ pub fn incremental_path(whole: &Utf8Path) -> Utf8PathBuf {
 /// What an incremental file says before its blocks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IncrementalHeader {
-    /// So many blocks the file had at least at all times since the backup before: what lies behind must be in this file, what
-    /// lies before may come from older ones.
+    /// Blocks from here on are only in this file; those before may come from older ones. At most a file's worth: servers of the
+    /// first minor versions of 17 and 18 write the limit of the whole relation here.
     pub truncation_block_length: u32,
     /// The blocks that follow, ascending, counted from the beginning of the relation file.
     pub blocks: Vec<u32>,
@@ -139,13 +139,13 @@ impl HeaderParser {
     }
 
     fn judge(&self) -> Result<usize, IncrementalError> {
-        let (magic, blocks, truncation) = (self.number(0), self.number(1), self.number(2));
+        let (magic, blocks) = (self.number(0), self.number(1));
         if magic != MAGIC {
             return Err(IncrementalError::Magic(magic));
         }
         let most = self.blocks_per_file;
-        if let Some(found) = [blocks, truncation].into_iter().find(|number| *number > most) {
-            return Err(IncrementalError::TooMany { found, most });
+        if blocks > most {
+            return Err(IncrementalError::TooMany { found: blocks, most });
         }
         let length = IncrementalHeader::length(blocks, self.block_size);
         Ok(usize::try_from(length).unwrap_or(usize::MAX))
@@ -163,7 +163,8 @@ impl HeaderParser {
                 most: self.blocks_per_file,
             });
         }
-        Ok(IncrementalHeader { truncation_block_length: self.number(2), blocks })
+        let truncation_block_length = self.number(2).min(self.blocks_per_file);
+        Ok(IncrementalHeader { truncation_block_length, blocks })
     }
 }
 
@@ -219,7 +220,10 @@ mod tests {
     fn i31_what_is_no_header_is_refused() {
         let text = |bytes: &[u8]| read(bytes).unwrap_err().to_string();
         assert!(text(&bytes(1, 0, &[])).contains("begins with 00000001"));
-        assert!(text(&bytes(MAGIC, MOST + 1, &[])).contains("1001 blocks"));
+        let many = bytes(MAGIC, 0, &vec![0; MOST as usize + 1]);
+        assert!(text(&many).contains("1001 blocks"));
+        // What was cut off far behind this file.
+        assert_eq!(read(&bytes(MAGIC, 3 * MOST, &[2])).unwrap().0.truncation_block_length, MOST);
         assert!(text(&bytes(MAGIC, 4, &[3, 3])).contains("ascending order at block 3"));
         assert!(text(&bytes(MAGIC, 4, &[MOST])).contains("1001 blocks"));
         assert_eq!(read(&bytes(MAGIC, 4, &[3])[..40]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);

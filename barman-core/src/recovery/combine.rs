@@ -14,10 +14,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::verify::Verifying;
-use crate::catalog::{BackupReader, CatalogError, FileProof, MemberStream, Outline, Root};
+use crate::catalog::{BACKUP_MANIFEST, BackupReader, CatalogError, FileProof, MemberStream, Outline, Root};
+use crate::ctx::Cancel;
 use crate::format::backup_label::BackupLabel;
 use crate::format::control::ControlFile;
-use crate::format::incremental::{IncrementalHeader, incremental_path, whole_path};
+use crate::format::incremental::{IncrementalHeader, PREFIX, incremental_path, whole_path};
+use crate::format::manifest::{ChecksumAlgorithm, Form, ManifestWriter, crc32c_checksum, read_manifest};
 use crate::format::relfile::{Fork, RelFile};
 use crate::io::IoError;
 use crate::model::{BackupInfo, Entry, Lsn, Timeline};
@@ -47,6 +49,9 @@ struct Shared {
     /// Where scratch files are made.
     scratch: Utf8PathBuf,
     listings: Mutex<HashMap<Root, Arc<Listing>>>,
+    /// What the merged files are, for the manifest.
+    sums: Mutex<HashMap<(Root, Utf8PathBuf), Sum>>,
+    cancel: Cancel,
 }
 
 /// What the control file says of relation files. It may be the last file of an archive: it is looked up only when needed.
@@ -84,7 +89,11 @@ impl Chain {
     ///
     /// # Errors
     /// Backups that do not follow each other, or that cannot be read.
-    pub fn new(readers: Vec<Arc<dyn BackupReader>>, scratch: Utf8PathBuf) -> Result<Self, CatalogError> {
+    pub fn new(
+        readers: Vec<Arc<dyn BackupReader>>,
+        scratch: Utf8PathBuf,
+        cancel: &Cancel,
+    ) -> Result<Self, CatalogError> {
         judge(&readers)?;
         let mut links = Vec::with_capacity(readers.len());
         for reader in readers {
@@ -95,7 +104,14 @@ impl Chain {
         if links.is_empty() {
             return Err(no_chain("it has no backup"));
         }
-        Ok(Self(Arc::new(Shared { links, layout: OnceLock::new(), scratch, listings: Mutex::default() })))
+        Ok(Self(Arc::new(Shared {
+            links,
+            layout: OnceLock::new(),
+            scratch,
+            listings: Mutex::default(),
+            sums: Mutex::default(),
+            cancel: cancel.clone(),
+        })))
     }
 }
 
@@ -221,7 +237,8 @@ impl Shared {
         let layout = Layout {
             block_size: control.block_size,
             blocks_per_file: control.blocks_per_file,
-            checksums: control.has_checksums(),
+            // They may have been switched on later than the file says that was read here.
+            checksums: self.newest()?.reader.info().data_checksums.as_deref() == Some("on"),
         };
         Ok(*self.layout.get_or_init(|| layout))
     }
@@ -306,7 +323,7 @@ impl Shared {
     }
 
     /// A merged file of a chain whose trees all lie unpacked.
-    fn merged(&self, root: Root, path: &Utf8Path) -> Result<Box<dyn Read + Send>, CatalogError> {
+    fn merged(self: &Arc<Self>, root: Root, path: &Utf8Path) -> Result<Box<dyn Read + Send>, CatalogError> {
         let layout = self.layout()?;
         let mut sources = Vec::new();
         for (at, link) in self.links.iter().enumerate() {
@@ -316,7 +333,7 @@ impl Shared {
             {
                 sources.push(Source::whole(bytes, layout.block_size));
                 let location = self.newest()?.reader.location(root).join(path);
-                let merged = Merged::new(sources, layout.block_size, location);
+                let merged = Merged::new(sources, layout.block_size, location, self.tell(root, path));
                 let merged = merged.map_err(|error| IoError::new("read", path, error))?;
                 return Ok(Box::new(match self.map_of(path) {
                     Some(map) => merged.without(self.stale(&map, self.changes(root, path, map, at)?)?),
@@ -335,6 +352,55 @@ impl Shared {
     fn no_full(&self, root: Root, path: &Utf8Path) -> CatalogError {
         let oldest = self.links.last().map(|link| link.reader.location(root).join(path));
         damaged(&oldest.unwrap_or_default(), "a full file that the incremental ones build on", &"none")
+    }
+
+    /// Whom a merged file tells what it was.
+    fn tell(self: &Arc<Self>, root: Root, path: &Utf8Path) -> merge::Tell {
+        let (shared, path) = (Arc::clone(self), path.to_owned());
+        Box::new(move |size, crc32c| {
+            let mut sums = shared.sums.lock().unwrap_or_else(PoisonError::into_inner);
+            sums.insert((root, path.clone()), Sum { size, crc32c });
+        })
+    }
+
+    /// PostgreSQL's manifest of the combined backup; `None` when the newest backup has none, or not all files were merged yet.
+    fn manifest(&self) -> Result<Option<Vec<u8>>, CatalogError> {
+        let newest = self.newest()?;
+        let path = Utf8Path::new(BACKUP_MANIFEST);
+        let name = newest.reader.location(Root::Data).join(path);
+        let Some(system) = newest.reader.info().systemid else { return Ok(None) };
+        let manifest = match newest.reader.open(Root::Data, path) {
+            Ok(manifest) => manifest,
+            Err(CatalogError::Io(error)) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let label = self.label()?;
+        let sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut text = Vec::new();
+        let mut writer = ManifestWriter::new(Form::PostgreSql2(system), &mut text);
+        let mut missing = false;
+        let read = read_manifest(manifest, &mut |mut file| {
+            let listed = std::str::from_utf8(&file.path).unwrap_or_default().to_owned();
+            let (root, path) = Root::of_manifest(&listed);
+            let changed = if let Some(whole) = whole_path(&path) {
+                let sum = sums.get(&(root, whole)).copied();
+                missing |= sum.is_none();
+                sum
+            } else {
+                let sum = || Sum { size: label.len() as u64, crc32c: crc32c::crc32c(&label) };
+                (listed == LABEL).then(sum)
+            };
+            if let Some(sum) = changed {
+                file.path = listed.replacen(PREFIX, "", 1).into_bytes();
+                file.size = sum.size;
+                file.checksum = Some((ChecksumAlgorithm::Crc32c, crc32c_checksum(sum.crc32c)));
+            }
+            writer.file(&file, &mut text);
+        });
+        let summary =
+            read.map_err(|error| damaged(&name, "a manifest", &crate::format::text::with_reasons(&error)))?;
+        writer.finish(&summary.wal_ranges, &mut text);
+        Ok((!missing).then_some(text))
     }
 
     /// What a visibility map belongs to, when it is one.
@@ -420,7 +486,8 @@ impl BackupReader for Chain {
         let Some(newest) = self.0.links.first() else { return Ok(None) };
         let rows = newest.reader.proofs()?;
         let own = |row: &FileProof| {
-            whole_path(&row.path).is_none() && !(row.root == Root::Data && row.path == LABEL)
+            let made = row.root == Root::Data && (row.path == LABEL || row.path == BACKUP_MANIFEST);
+            whole_path(&row.path).is_none() && !made
         };
         Ok(rows.map(|rows| rows.into_iter().filter(own).collect()))
     }
@@ -428,6 +495,12 @@ impl BackupReader for Chain {
     fn open(&self, root: Root, path: &Utf8Path) -> Result<Box<dyn Read + Send>, CatalogError> {
         if root == Root::Data && path == LABEL {
             return Ok(Box::new(Cursor::new(self.0.label()?)));
+        }
+        if root == Root::Data && path == BACKUP_MANIFEST {
+            let location = self.location(root).join(path);
+            let none = || IoError::new("open", location, std::io::Error::from(std::io::ErrorKind::NotFound));
+            let text = self.0.manifest()?.ok_or_else(none)?;
+            return Ok(Box::new(Cursor::new(text)));
         }
         if RelFile::parse(path).is_some() && self.0.listing(root)?.merged.contains_key(path) {
             return self.0.merged(root, path);

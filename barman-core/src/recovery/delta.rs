@@ -96,7 +96,9 @@ impl Run<'_> {
                 continue;
             }
             if outline.entries.is_none() {
+                let least = outline.bytes;
                 *outline = Outline::of(self.read_through(tree.root)?);
+                outline.bytes = outline.bytes.max(least);
             }
             let entries = outline.entries.as_deref().unwrap_or_default();
             let mut found = Vec::new();
@@ -118,6 +120,7 @@ impl Run<'_> {
             let (mut tree_delta, candidates) = judged;
             self.ctx.debug(format!("Comparing {} files in {}", candidates.len(), tree.destination));
             tree_delta.keep = self.equal_files(tree, &candidates, proofs)?;
+            let before = delta.kept_bytes;
             for entry in entries.iter().filter(|e| e.is_file() && self.belongs(tree.root, e)) {
                 if tree_delta.keep.contains(&entry.path) {
                     delta.kept += 1;
@@ -125,6 +128,11 @@ impl Run<'_> {
                 } else {
                     tree_delta.write += entry.size;
                 }
+            }
+            if self.reader.info().is_incremental() {
+                // What is put together may be longer than what its newest backup shows.
+                let rest = outline.bytes.saturating_sub(delta.kept_bytes - before);
+                tree_delta.write = tree_delta.write.max(rest);
             }
             for entry in candidates.iter().filter(|entry| !tree_delta.keep.contains(&entry.path)) {
                 tree_delta.freed += entry.size;

@@ -256,7 +256,12 @@ impl<'a> Feed<'a> {
 
     fn unreadable(&self, error: &io::Error) -> RecoveryError {
         let path = self.run.reader.location(self.tree.root);
-        let reason = format!("{error}; the backup is damaged, restore from another backup");
+        let damage = matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof);
+        let reason = if damage {
+            format!("{error}; the backup is damaged, restore from another backup")
+        } else {
+            error.to_string()
+        };
         RecoveryError::Damaged { path, reason }
     }
 

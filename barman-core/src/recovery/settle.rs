@@ -6,7 +6,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 use super::verify::Verifying;
 use super::{RecoveryError, RecoveryPlan};
-use crate::catalog::{BackupReader, FileProof, Root};
+use crate::catalog::{BackupReader, CatalogError, FileProof, Root};
 use crate::format::{backup_info, pg_conf};
 use crate::transport::{FileOp, Lane};
 
@@ -115,9 +115,15 @@ pub(crate) fn configure(
     {
         ops.push(write(plan, "backup_label", label.clone().into_bytes(), 0o600));
     }
-    if present("backup_manifest").is_some() {
-        let content = read("backup_manifest")?;
-        ops.push(write(plan, &format!("backup_manifest.{}", plan.backup), content, 0o600));
+    // That of a chain is made while it is put together.
+    if present("backup_manifest").is_some() || reader.info().is_incremental() {
+        match read("backup_manifest") {
+            Ok(content) => {
+                ops.push(write(plan, &format!("backup_manifest.{}", plan.backup), content, 0o600));
+            }
+            Err(RecoveryError::Catalog(CatalogError::Io(error))) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
     }
     let info = backup_info::print(reader.info()).into_bytes();
     ops.push(write(plan, ".barman-recover.info", info, 0o600));

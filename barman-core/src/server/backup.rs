@@ -58,6 +58,11 @@ impl Server {
         };
         waited.and(self.after_backup(&info.id, ctx))?;
         self.archive_quietly(ctx)?;
+        if self.has_wal_delete_scripts()
+            && let Err(error) = self.purge_before_first(&info.id, ctx)
+        {
+            ctx.warn(format!("WAL from before the first backup was not removed: {error}"));
+        }
         let info = self.check_completeness(&info.id, ctx)?;
         if parent.is_some() {
             self.warn_of_checksums(&info, ctx)?;
@@ -330,7 +335,12 @@ impl Journal<'_> {
 
     /// Before the first backup nothing can use the WAL: what precedes it is dropped. That only frees space, so that
     /// trouble with it is told and does not cost the backup.
+    ///
+    /// With scripts around it that waits until the backup is over: the server's connection must not wait for them.
     fn drop_useless_wal(&self) {
+        if self.server.has_wal_delete_scripts() {
+            return;
+        }
         if let Err(error) = self.server.purge_before_first(&self.id, &self.ctx) {
             self.ctx.warn(format!("WAL from before the first backup was not removed: {error}"));
         }

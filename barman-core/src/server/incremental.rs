@@ -164,6 +164,6 @@ impl Server {
         }
         let scratch = self.config.options.staging_path.as_ref().map(|path| path.0.clone());
         let scratch = scratch.unwrap_or_else(|| Utf8PathBuf::from(SCRATCH));
-        Ok((Arc::new(Chain::new(readers, scratch)?), leases))
+        Ok((Arc::new(Chain::new(readers, scratch, &self.host.cancel)?), leases))
     }
 }

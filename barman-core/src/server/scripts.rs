@@ -4,6 +4,7 @@
 //! What a script is told is Barman's (its environment was compared variable by variable). After an operation that failed only
 //! those around a backup run, as with Barman: a script after a restore that starts the server must not start half of one.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use time::{OffsetDateTime, UtcOffset};
@@ -191,6 +192,11 @@ impl Server {
         }
     }
 
+    /// Whether scripts run around the deletion of WAL.
+    pub(super) fn has_wal_delete_scripts(&self) -> bool {
+        [Phase::Pre, Phase::Post].iter().any(|phase| !self.scripts(Around::WalDelete, *phase).is_empty())
+    }
+
     /// Removes WAL with the scripts around it; gives what is gone. While scripts run, nothing is locked, so that it is asked
     /// again before each removal what nobody needs.
     pub(super) fn remove_wal(
@@ -198,21 +204,19 @@ impl Server {
         names: &[WalFileName],
         ctx: &Ctx<'_>,
     ) -> Result<Vec<WalFileName>, ServerError> {
-        let any =
-            [Phase::Pre, Phase::Post].iter().any(|phase| !self.scripts(Around::WalDelete, *phase).is_empty());
-        if !any || names.is_empty() {
+        if !self.has_wal_delete_scripts() || names.is_empty() {
             self.wal.remove(names)?;
             return Ok(names.to_vec());
         }
-        let mut entries: Vec<WalEntry> = Vec::new();
+        let mut entries: HashMap<WalFileName, WalEntry> = HashMap::new();
         let range = WalRange { from: names.iter().min().copied(), to: names.iter().max().copied() };
         self.wal.scan(&range, &mut |entry| {
-            entries.push(entry);
+            entries.insert(entry.name, entry);
             std::ops::ControlFlow::Continue(())
         })?;
         let told = |name: &WalFileName, error: &str| {
             let path = self.wal.paths().file(name);
-            let entry = entries.iter().find(|entry| entry.name == *name);
+            let entry = entries.get(name);
             super::archive_hooks::told_of_wal(name, path.as_str(), entry, error)
         };
         let mut gone = Vec::new();

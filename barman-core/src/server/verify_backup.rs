@@ -73,6 +73,16 @@ impl Server {
     pub fn verify_backup(&self, id: &BackupId, ctx: &Ctx<'_>) -> Result<Verification, ServerError> {
         let _lease = self.catalog.lease(id, Purpose::Verification)?;
         let reader = self.catalog.open(id)?;
+        let line = self.lineage(reader.info())?;
+        if let [_, older @ ..] = line.as_slice()
+            && !older.is_empty()
+        {
+            let ids: Vec<String> = older.iter().map(|info| info.id.to_string()).collect();
+            ctx.warn(format!(
+                "Backup {id} is incremental. What it builds on is not verified with it, and a restore needs it, too: verify {} as well",
+                ids.join(", ")
+            ));
+        }
         let files = verify_files(reader.as_ref(), self.host.workers, ctx)?;
         let directory = match reader.packed()? {
             Some(_) => self.catalog.paths().tree(id, Root::Data),

@@ -127,6 +127,9 @@ fn fill(bytes: &mut impl Read, target: &mut [u8]) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Is told size and CRC-32C of a merged file when it is whole.
+pub(super) type Tell = Box<dyn Fn(u64, u32) + Send>;
+
 /// The merged file. The read that brings the last byte fails when a source is not what was stored.
 pub(super) struct Merged {
     /// The newest first.
@@ -139,6 +142,8 @@ pub(super) struct Merged {
     truncation: u32,
     next: u32,
     stale: Option<Stale>,
+    tell: Tell,
+    crc: u32,
     buffer: Vec<u8>,
     /// What of the buffer was not taken yet.
     from: usize,
@@ -146,20 +151,29 @@ pub(super) struct Merged {
 
 impl Merged {
     /// The newest source first, which must be an incremental one.
-    pub(super) fn new(sources: Vec<Source>, block_size: u32, name: Utf8PathBuf) -> io::Result<Self> {
+    pub(super) fn new(
+        sources: Vec<Source>,
+        block_size: u32,
+        name: Utf8PathBuf,
+        tell: Tell,
+    ) -> io::Result<Self> {
         let Some(Has::Some { header, .. }) = sources.first().map(|source| &source.has) else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the newest file is no incremental one"));
         };
         let (length, truncation) = (header.whole_length(), header.truncation_block_length);
-        let block_size = block_size as usize;
+        if length == 0 {
+            tell(0, 0);
+        }
         Ok(Self {
             sources,
             name,
-            block_size,
+            block_size: block_size as usize,
             length,
             truncation,
             next: 0,
             stale: None,
+            tell,
+            crc: 0,
             buffer: Vec::new(),
             from: 0,
         })
@@ -197,10 +211,12 @@ impl Merged {
                 stale.mend(number, at, target);
             }
         }
+        self.crc = crc32c::crc32c_append(self.crc, &self.buffer);
         if self.next == self.length {
             for source in &mut self.sources {
                 source.drain()?;
             }
+            (self.tell)(self.size(), self.crc);
         }
         Ok(())
     }
@@ -250,7 +266,7 @@ mod tests {
             sources.push(Source::incremental(boxed(bytes), BLOCK as u32, 1000)?);
         }
         sources.push(Source::whole(boxed(whole), BLOCK as u32));
-        let mut merged = Merged::new(sources, BLOCK as u32, "f".into())?;
+        let mut merged = Merged::new(sources, BLOCK as u32, "f".into(), Box::new(|_, _| {}))?;
         let size = merged.size();
         let mut bytes = Vec::new();
         merged.read_to_end(&mut bytes)?;

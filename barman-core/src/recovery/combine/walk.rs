@@ -251,7 +251,12 @@ impl Walk {
         let block_size = self.shared.layout().map_err(failed)?.block_size;
         sources.push(Source::whole(whole, block_size));
         let location = self.shared.links.first().map(|link| link.reader.location(self.root).join(path));
-        let merged = Merged::new(sources, block_size, location.unwrap_or_default())?;
+        let merged = Merged::new(
+            sources,
+            block_size,
+            location.unwrap_or_default(),
+            self.shared.tell(self.root, path),
+        )?;
         let merged = match self.shared.map_of(path) {
             Some(map) => {
                 let changes = self.changes_of(&table_file(path, map, 0)).map_err(failed)?;
@@ -281,6 +286,7 @@ impl Members {
 impl MemberStream for Walk {
     fn next(&mut self) -> io::Result<Option<(Entry, Box<dyn Read + Send>)>> {
         loop {
+            self.shared.cancel.check().map_err(io::Error::other)?;
             let Some((entry, bytes)) = self.member()? else {
                 // Older backups are read as far as they are needed.
                 if self.at == 0 {
