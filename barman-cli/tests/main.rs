@@ -15,6 +15,7 @@ mod user;
 mod base_backup;
 mod clients;
 mod cron;
+mod encryption;
 mod deleting;
 mod hand_made;
 mod hooks;

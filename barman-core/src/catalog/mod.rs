@@ -17,7 +17,7 @@ mod space;
 mod unpack;
 mod walk;
 
-pub(crate) use archives::write_members;
+pub(crate) use archives::{ENCRYPTED, write_members};
 pub(crate) use frames::{FrameIndexWriter, index_name};
 pub use layout::CatalogPaths;
 pub use local::LocalCatalog;

@@ -17,7 +17,7 @@ use crate::ctx::{Cancel, Ctx, Event, Unit};
 use crate::format::wal_page::Expectations;
 use crate::model::{Entry, FileTime, WalFileName};
 use crate::transport::{FileOp, Lane, Probe, ProbeKind, StoreContent, StoreItem, Transport, TransportError};
-use crate::wal::{PartialWal, WalArchive, WalRange};
+use crate::wal::{PartialWal, WalArchive, WalError, WalRange};
 
 /// How a plan is carried out.
 #[derive(Debug, Clone)]
@@ -124,6 +124,7 @@ impl Run<'_> {
             trees.iter().map(|tree| self.reader.outline(tree.root)).collect::<Result<Vec<_>, _>>()?;
         self.enough_room(&probes, staged, &outlines)?;
         self.complete(&outlines)?;
+        self.readable_wal()?;
         let mut ops = Vec::new();
         let mut modes = Vec::new();
         for (tree, outline) in trees.iter().zip(&outlines) {
@@ -134,6 +135,19 @@ impl Run<'_> {
         }
         lane.apply(&ops)?;
         Ok(modes)
+    }
+
+    /// What keeps WAL from being decrypted must be known before the backup is written.
+    fn readable_wal(&self) -> Result<(), RecoveryError> {
+        let files = self.plan.wal.as_ref().map(|wal| wal.files.as_slice()).unwrap_or_default();
+        let mut segments = files.iter().filter(|name| name.as_segment().is_some());
+        // The option may have been set, or taken away, in between.
+        for name in [segments.next(), segments.next_back()].into_iter().flatten() {
+            if let Err(error @ WalError::Undecodable { .. }) = self.archive.open(name) {
+                return Err(error.into());
+            }
+        }
+        Ok(())
     }
 
     /// Gives the trees whose content is known only now their modes; gives that of the data directory.

@@ -111,6 +111,7 @@ fn of_catalog(error: &CatalogError) -> ErrorKind {
         CatalogError::Corrupt { .. } | CatalogError::Damaged { .. } | CatalogError::Manifest { .. } => {
             ErrorKind::Corrupt
         }
+        CatalogError::Encrypted { .. } => ErrorKind::Unsupported,
         CatalogError::Busy { .. } => ErrorKind::Busy,
         CatalogError::WrongStatus { .. }
         | CatalogError::IllegalStatus { .. }
