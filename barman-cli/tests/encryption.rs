@@ -114,65 +114,75 @@ fn segments(scene: &Scene) -> Vec<String> {
     index(scene).into_iter().map(|(name, ..)| name).filter(|name| name.len() == 24).collect()
 }
 
-#[test]
-fn what_one_program_encrypts_both_restore() {
+fn what_one_program_encrypts_both_restore(algorithm: &str) {
     if !ready(15) {
         return;
     }
     let mut scene = scene(15);
-    for algorithm in ["gzip", "none"] {
-        scene.world.server("main").option("backup_compression", algorithm);
-        let ours = scene.ours(&["backup", "--wait", "main"]);
-        assert!(ours.stdout.contains("Encrypting backup using gpg encryption\n"), "{ours}");
-        let theirs = scene.theirs(&["backup", "--wait", "main"]);
-        assert!(theirs.stdout.contains("Encrypting backup using gpg encryption\n"), "{theirs}");
-    }
+    scene.world.server("main").option("backup_compression", algorithm);
+    let said = "Encrypting backup using gpg encryption\n";
+    let run = scene.ours(&["backup", "--wait", "main"]);
+    assert!(run.stdout.contains(said), "{run}");
+    let run = scene.theirs(&["backup", "--wait", "main"]);
+    assert!(run.stdout.contains(said), "{run}");
     let ids = scene.ids();
     let infos = scene.infos();
     for id in &ids {
         let (info, files) = (&infos[id], names(&scene.base(id).join("data")));
         assert_eq!((info.get("status"), info.get("encryption")), ("DONE", "gpg"));
-        let archives: Vec<&String> = files.iter().filter(|name| *name != "backup_manifest").collect();
-        assert_eq!(archives.len(), 2, "{files:?}");
-        for archive in archives {
+        assert_eq!(files, names(&scene.base(&ids[0]).join("data")));
+        assert_eq!((info.keys(), files.len()), (infos[&ids[0]].keys(), 3));
+        for archive in files.iter().filter(|name| *name != "backup_manifest") {
             let bytes = fs::read(scene.base(id).join("data").join(archive)).unwrap();
             assert!(archive.ends_with(".gpg") && matches!(bytes[0], 0x84 | 0x85), "{archive}");
         }
-        assert_eq!(infos[id].keys(), infos[&ids[0]].keys());
         let both = [scene.ours(&["show-backup", "main", id]), scene.theirs(&["show-backup", "main", id])];
         assert_eq!(both[0].stdout, both[1].stdout);
     }
-    assert_eq!(names(&scene.base(&ids[0]).join("data")), names(&scene.base(&ids[1]).join("data")));
-    // Both names of codecs, and the index made anew says what Barman's says.
+    restore(&scene, &|arguments| scene.theirs(arguments), &ids[0]);
+    restore(&scene, &|arguments| scene.ours(arguments), &ids[0]);
+    restore(&scene, &|arguments| scene.ours(arguments), &ids[1]);
+}
+
+#[test]
+fn what_one_program_packs_and_encrypts_both_restore() {
+    what_one_program_encrypts_both_restore("gzip");
+}
+
+#[test]
+fn what_one_program_only_encrypts_both_restore() {
+    what_one_program_encrypts_both_restore("none");
+}
+
+/// WAL by name, plain and packed, from both programs, whoever archived it; and the index made anew.
+#[test]
+fn encrypted_wal_is_served_as_barman_serves_it() {
+    if !ready(15) {
+        return;
+    }
+    let scene = scene(15);
+    scene.ours(&["backup", "--wait", "main"]);
+    scene.cluster.psql("SELECT pg_switch_wal()").unwrap();
+    scene.cluster.archive_now().unwrap();
+    scene.theirs(&["archive-wal", "main"]);
     for (name, compression, encryption) in index(&scene) {
         assert_eq!((compression.as_str(), encryption.as_str()), ("gzip", "gpg"), "{name}");
     }
-    restore(&scene, &|arguments| scene.theirs(arguments), &ids[0]);
-    for id in &ids[1..] {
-        restore(&scene, &|arguments| scene.ours(arguments), id);
-    }
-    restore(&scene, &|arguments| scene.theirs(arguments), &ids[2]);
-    // WAL by name, plain and packed, from both.
-    for name in segments(&scene).into_iter().rev().take(2) {
+    let names = segments(&scene);
+    for name in [&names[0], &names[names.len() - 1]] {
         forget(&scene.world);
         for options in [&["get-wal"][..], &["get-wal", "--keep-compression"], &["get-wal", "--gzip"]] {
-            let get = |mut command: std::process::Command| command.output().unwrap();
-            let arguments = [options, &["main", &name]].concat();
-            let ours = get(scene.world.barman_command(&arguments).unwrap());
-            let theirs = get(scene.world.oracle_command(&arguments).unwrap());
+            let arguments = [options, &["main", name]].concat();
+            let ours = scene.world.barman_command(&arguments).unwrap().output().unwrap();
+            let theirs = scene.world.oracle_command(&arguments).unwrap().output().unwrap();
             assert!(ours.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&ours.stderr));
-            assert!(
-                ours.stdout == theirs.stdout && ours.stdout.len() > 100,
-                "{arguments:?}: {} {}",
-                ours.stdout.len(),
-                theirs.stdout.len()
-            );
-            assert!(
-                ours.stdout.starts_with(b"\x1f\x8b\x08")
-                    || options.len() == 1 && ours.stdout.len() == 1 << 20
-            );
+            assert!(ours.stdout == theirs.stdout && ours.stdout.len() > 100, "{arguments:?}");
+            let packed = ours.stdout.starts_with(b"\x1f\x8b\x08");
+            assert!(packed || options.len() == 1 && ours.stdout.len() == 1 << 20, "{arguments:?}");
         }
     }
+    let run = scene.ours(&["native-wal", "main"]);
+    assert!(run.stdout.contains(&scene.ids()[0]) && run.stderr.is_empty(), "{run}");
     scene.ours(&["rebuild-xlogdb", "main"]);
     let mine = index(&scene);
     scene.theirs(&["rebuild-xlogdb", "main"]);
@@ -263,7 +273,7 @@ fn i3_an_encrypted_segment_that_comes_again() {
     assert!(!incoming.exists(), "{run}");
     let [aside] = <[String; 1]>::try_from(names(&errors)).unwrap();
     assert!(aside.starts_with(&name) && aside.ends_with(".duplicate"), "{aside}");
-    assert_eq!(fs::read(errors.join(&aside)).unwrap(), plain);
+    assert!(fs::read(errors.join(&aside)).unwrap() == plain);
 
     // A wrong passphrase says nothing against what is archived: it stays.
     scene.world.server("main").option("encryption_passphrase_command", "echo wrong");
@@ -271,7 +281,7 @@ fn i3_an_encrypted_segment_that_comes_again() {
     scene.world.barman(&["archive-wal", "main"]).unwrap();
     assert!(!incoming.exists());
     assert_eq!(names(&errors).len(), 2, "{:?}", names(&errors));
-    assert_eq!(fs::read(wal(&scene, &name)).unwrap(), stored);
+    assert!(fs::read(wal(&scene, &name)).unwrap() == stored);
 
     // What is archived was damaged: a sound one takes its place, with the same passphrase.
     let command = format!("echo '{PASSPHRASE}'");
@@ -303,11 +313,12 @@ fn mistakes_and_damage_are_named_and_nothing_is_half_restored() {
     let archive = scene.base(&id).join("data/base.tar.gz.gpg");
     let destination = scene.world.path().join("restored");
     let place = scene.relocation(&destination);
+    // With no WAL to copy, whose key would be missed first.
     let refused = |scene: &Scene, untouched: bool, said: &str| {
         forget(&scene.world);
         let run = scene
             .world
-            .barman(&["restore", "--tablespace", &place, "main", &id, destination.as_str()])
+            .barman(&["restore", "--get-wal", "--tablespace", &place, "main", &id, destination.as_str()])
             .unwrap();
         println!("{said}: {run}");
         assert_eq!(run.code(), Some(1), "{run}");
@@ -444,7 +455,24 @@ fn a_killed_process_leaves_nothing_published() {
     scene.ours(&["archive-wal", "main"]);
     assert!(names(&dir).iter().all(|name| !name.starts_with('.')), "{:?}", names(&dir));
     assert!(names(&scene.world.incoming("main")).is_empty());
+    // The same with a backup.
     scene.world.server("main").option("backup_compression", "none");
+    let mut command = scene.world.barman_command(&["backup", "--bwlimit", "500", "main"]).unwrap();
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let files =
+        |scene: &Scene| scene.ids().first().map(|id| names(&scene.base(id).join("data"))).unwrap_or_default();
+    for _ in 0..2000 {
+        if !files(&scene).is_empty() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(files(&scene).iter().all(|name| name.contains(".gpg")), "{:?}", files(&scene));
+    let killed = scene.ids().remove(0);
+    assert!(matches!(scene.infos()[&killed].get("status"), "EMPTY" | "STARTED"));
     scene.ours(&["backup", "--wait", "main"]);
-    restore(&scene, &|arguments| scene.ours(arguments), &scene.ids()[0]);
+    assert_eq!(scene.infos()[&killed].get("status"), "FAILED");
+    restore(&scene, &|arguments| scene.ours(arguments), &scene.ids()[1]);
 }

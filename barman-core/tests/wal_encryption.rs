@@ -118,7 +118,7 @@ fn what_is_archived_is_encrypted_and_given_back() {
             let bytes = stored(&archive.paths().file(name));
             assert!(bytes.starts_with(&START) && bytes.len() as u64 == entry.size);
         }
-        assert_eq!(plain(&archive, &wal(1)), segment(1));
+        assert!(plain(&archive, &wal(1)) == segment(1));
         assert_eq!(plain(&archive, &name("00000002.history")), HISTORY.as_bytes());
         // As it was packed, never as it was encrypted.
         let mut out = Vec::new();
@@ -155,8 +155,8 @@ fn i3_without_the_key_nothing_is_lost_and_nothing_gives_way() {
     let [(_, TakenHow::Conflict { aside }), (_, TakenHow::Archived(history))] = taken.as_slice() else {
         panic!("{taken:?}")
     };
-    assert_eq!(stored(aside), segment(1));
-    assert_eq!(stored(&archive.paths().file(&wal(1))), before);
+    assert!(stored(aside) == segment(1));
+    assert!(stored(&archive.paths().file(&wal(1))) == before);
     // Nobody could read it, and retention must.
     assert_eq!(history.encryption, None);
     assert_eq!(plain(&archive, &name("00000002.history")), HISTORY.as_bytes());
@@ -184,6 +184,6 @@ fn a_damaged_one_gives_way_to_a_sound_one() {
     let taken = home.run(&archive);
     let [(_, TakenHow::Replaced(entry))] = taken.as_slice() else { panic!("{taken:?}") };
     assert_eq!(entry.encryption.as_deref(), Some("gpg"));
-    assert_eq!(plain(&archive, &wal(1)), segment(1));
+    assert!(plain(&archive, &wal(1)) == segment(1));
     assert_eq!(errors(&archive).len(), 1);
 }
