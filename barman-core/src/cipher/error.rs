@@ -17,9 +17,7 @@ pub enum CipherError {
     )]
     NoPassphraseCommand,
     /// The program cannot be started.
-    #[error(
-        "it is encrypted or to be encrypted with {program}, which cannot be started ({source}): install GnuPG"
-    )]
+    #[error("it is encrypted or to be encrypted with {program}, which cannot be started: install GnuPG")]
     Start {
         /// The program.
         program: String,

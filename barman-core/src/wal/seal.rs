@@ -1,10 +1,11 @@
 //! [`Out`]: where the packed bytes of a file go: into its copy in the archive, through a cipher where one is configured.
 
+use camino::Utf8PathBuf;
+
 use super::{Incoming, Shared, WalError};
 use crate::cipher::{Cipher, CipherError, Encrypting};
 use crate::io::{DiskFile, IoContext, IoError};
 use crate::model::WalFileName;
-use camino::Utf8PathBuf;
 
 /// What encrypts a new file.
 ///

@@ -8,6 +8,7 @@ use super::{Shared, WalError};
 use crate::cipher::{CipherError, is_encrypted};
 use crate::codec::{Algorithm, MAGIC_LEN, decompressor, detect};
 use crate::format::history::TimelineHistory;
+use crate::format::text::with_reasons;
 use crate::format::wal_page::{
     Ancestors, Completeness, Expectations, FirstPage, SegmentFacts, Unsound, Validator,
 };
@@ -91,7 +92,7 @@ fn decrypt(
             WalError::Corrupt { path: path.to_owned(), reason: error.to_string() }
         }
         CipherError::Io(error) => IoError::new("read", path, error).into(),
-        error => undecodable(error.to_string()),
+        error => undecodable(with_reasons(&error)),
     })
 }
 
