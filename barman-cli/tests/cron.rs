@@ -170,14 +170,14 @@ fn locks_that_nobody_holds_go() {
 #[test]
 fn what_this_version_lacks_is_said_and_the_rest_is_done() {
     let mut home = home("REDUNDANCY 1", "0", &[done(A, 2, 3), done(B, 5, 6)]);
-    home.world.server("main").option("encryption", "gpg").option("encryption_key_id", "somebody");
+    home.world.server("main").option("encryption", "gpg");
     home.world.server("copy").option("primary_ssh_command", "ssh nowhere");
     home.world.server("zebra").conninfo("host=/nonexistent").option("backup_method", "local-rsync");
     let run = home.barman(&["cron"]);
     assert_eq!(run.code(), Some(1), "{run}");
     for line in [
         "ERROR: primary_ssh_command = (a passive node) of server 'copy' is not available in this version\n",
-        "ERROR: encryption = gpg of server 'main' is not available in this version\n",
+        "ERROR: Encryption is set as gpg, but encryption_key_id is unset (server 'main')",
     ] {
         assert!(run.stderr.contains(line), "{line}: {run}");
     }

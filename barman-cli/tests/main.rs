@@ -18,6 +18,7 @@ mod base_backup;
 mod clients;
 mod delta;
 mod cron;
+mod encryption;
 mod deleting;
 mod hand_made;
 mod hooks;

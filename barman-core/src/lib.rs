@@ -5,7 +5,7 @@
 //! Programs that embed it usually start at [`server`], the room that knows all the others; the seams where other
 //! implementations can be plugged in are the traits [`catalog::Catalog`], [`wal::WalArchive`],
 //! [`backup::BackupExecutor`], [`recovery::RecoveryPlanner`], [`transport::Transport`], [`codec::Compressor`],
-//! [`ctx::Clock`], [`ctx::ProgressSink`] and [`io::Disk`].
+//! [`cipher::Cipher`], [`ctx::Clock`], [`ctx::ProgressSink`] and [`io::Disk`].
 //!
 //! The library never prints, never reads the environment and never reads the wall clock by itself: time comes
 //! from a [`ctx::Clock`], what libpq would read from the process comes in values filled by the caller.
@@ -17,6 +17,7 @@ pub mod policy;
 pub mod io;
 pub mod config;
 pub mod codec;
+pub mod cipher;
 pub mod pipe;
 pub mod transport;
 pub mod pg;

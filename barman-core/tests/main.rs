@@ -23,6 +23,7 @@ mod restore_packed;
 mod transport;
 mod wal_archive;
 mod wal_commits;
+mod wal_encryption;
 mod wal_faults;
 mod wal_incoming;
 mod wal_page;

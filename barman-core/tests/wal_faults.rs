@@ -62,21 +62,29 @@ fn nothing_is_lost(home: &Home, disk: &CrashDisk, completed: bool) {
 /// I1, I2.
 #[test]
 fn power_lost_while_wal_is_taken_in() {
-    let home = Home::packed(Method::Zstd);
-    let before = delivered(&home);
+    power_lost(&Home::packed(Method::Zstd));
+}
+
+#[test]
+fn power_lost_while_wal_is_encrypted() {
+    power_lost(&crate::wal_encryption::home(Some(Method::Zstd)).0);
+}
+
+fn power_lost(home: &Home) {
+    let before = delivered(home);
     for_every_crash_point(
         &before,
         |disk| {
-            run(&on(&home, disk), &home.ctx()).map(|how| {
+            run(&on(home, disk), &home.ctx()).map(|how| {
                 assert!(how.iter().all(|h| !matches!(h.1, TakenHow::Failed { .. }) || disk.crashed()))
             })
         },
         |after| {
-            nothing_is_lost(&home, &after.disk, after.completed);
+            nothing_is_lost(home, &after.disk, after.completed);
             // The next run ends what this one began.
-            let archive = on(&home, &after.disk);
+            let archive = on(home, &after.disk);
             run(&archive, &home.ctx()).unwrap();
-            nothing_is_lost(&home, &after.disk, true);
+            nothing_is_lost(home, &after.disk, true);
         },
     );
 }
@@ -84,13 +92,17 @@ fn power_lost_while_wal_is_taken_in() {
 /// I7: a full disk is told, nothing is acknowledged that is not durable, and everything goes on when there is room.
 #[test]
 fn a_full_disk_is_an_explicit_state() {
-    let home = Home::packed(Method::Zstd);
-    let before = delivered(&home);
+    full_disk(&Home::packed(Method::Zstd));
+    full_disk(&crate::wal_encryption::home(None).0);
+}
+
+fn full_disk(home: &Home) {
+    let before = delivered(home);
     let mut told = 0;
     for step in 0.. {
         let disk = before.fork();
         disk.fail_once_after(step, 28);
-        match run(&on(&home, &disk), &home.ctx()) {
+        match run(&on(home, &disk), &home.ctx()) {
             Err(WalError::NoSpace { .. }) => told += 1,
             // Reading or removing does not run out of space; whatever fails, fails loudly.
             Err(_) => {}
@@ -102,12 +114,12 @@ fn a_full_disk_is_an_explicit_state() {
                 );
             }
         }
-        nothing_is_lost(&home, &disk, false);
+        nothing_is_lost(home, &disk, false);
         if disk.steps() - before.steps() <= step {
             break;
         }
-        run(&on(&home, &disk), &home.ctx()).unwrap();
-        nothing_is_lost(&home, &disk, true);
+        run(&on(home, &disk), &home.ctx()).unwrap();
+        nothing_is_lost(home, &disk, true);
     }
     assert!(told > 5, "{told}");
 }

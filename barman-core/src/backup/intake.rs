@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufWriter, Write};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
@@ -12,8 +13,10 @@ use super::page_check::{PageCheck, PageLayout, Suspect};
 use super::streaming::clean;
 use super::{BackupError, Begin, CorruptPage, Packing};
 use crate::catalog::{
-    BackupSpace, CatalogError, DirSpec, FileProof, FileSink, FileSpec, Root, write_members,
+    BackupSpace, CatalogError, DirSpec, ENCRYPTED, FileProof, FileSink, FileSpec, Root, write_members,
 };
+use crate::cipher::Cipher;
+use crate::codec::{Algorithm, Level};
 use crate::ctx::{Ctx, Event};
 use crate::format::incremental;
 use crate::format::manifest::{ChecksumAlgorithm, ManifestFile, crc32c_checksum, read_manifest};
@@ -56,6 +59,8 @@ pub(super) struct Intake<'a> {
     /// The archives that were stored.
     archives: Vec<FileProof>,
     keep: Keep<'a>,
+    /// What encrypts the archives.
+    cipher: Option<Arc<dyn Cipher>>,
     /// The directories in the archives.
     directories: Vec<DirSpec>,
     label: Vec<u8>,
@@ -111,6 +116,8 @@ enum Store {
     Packer(Packer),
     /// The bytes as they come.
     Sink(BufWriter<Box<dyn FileSink>>),
+    /// The bytes as they come, encrypted.
+    Encrypted(Packer),
 }
 
 /// The file that is coming.
@@ -159,6 +166,7 @@ impl<'a> Intake<'a> {
             received: Vec::new(),
             archives: Vec::new(),
             keep,
+            cipher: None,
             directories: Vec::new(),
             label: Vec::new(),
             manifest: Vec::new(),
@@ -166,6 +174,11 @@ impl<'a> Intake<'a> {
             complete: Vec::new(),
             bytes: 0,
         }
+    }
+
+    /// The same with archives that are encrypted.
+    pub(super) fn encrypted(self, cipher: Option<Arc<dyn Cipher>>) -> Self {
+        Self { cipher, ..self }
     }
 
     /// Ends the archive that was being received.
@@ -182,6 +195,7 @@ impl<'a> Intake<'a> {
                     }
                     self.archives.push(packer.finish()?);
                 }
+                Store::Encrypted(packer) => self.archives.push(packer.finish()?),
                 Store::Sink(sink) => {
                     let sink = sink.into_inner().map_err(|error| {
                         self.unwritable(Root::Data, Utf8Path::new("an archive"), error.into_error())
@@ -439,15 +453,26 @@ impl BaseBackupSink for Intake<'_> {
                     // The archives of tablespaces lie beside that of the data directory.
                     self.space.dir(DirSpec { root: Root::Data, path: Utf8PathBuf::new(), mode: 0o700 })?;
                 }
+                let cipher = self.cipher.clone();
+                let ending = if cipher.is_some() { format!(".{ENCRYPTED}") } else { String::new() };
                 let spec = FileSpec {
                     root: Root::Data,
-                    path: format!("{stem}.{}", self.keep.ending()).into(),
+                    path: format!("{stem}.{}{ending}", self.keep.ending()).into(),
                     mode: 0o600,
                     mtime: FileTime { seconds: self.ctx.clock.now().unix_timestamp(), nanos: 0 },
                     size: 0,
                 };
                 match self.keep {
-                    Keep::Packed(packing) => Store::Packer(Packer::begin(self.space, spec, packing)?),
+                    Keep::Packed(packing) => Store::Packer(Packer::begin(self.space, spec, packing, cipher)?),
+                    Keep::Received(ending) if cipher.is_some() => {
+                        let compressor: Arc<_> = crate::codec::packing(Algorithm::None, Level::Medium)
+                            .map_err(|error| {
+                                self.unwritable(Root::Data, &spec.path, std::io::Error::other(error))
+                            })?
+                            .into();
+                        let as_it_comes = Packing { compressor, workers: 1, ending };
+                        Store::Encrypted(Packer::begin(self.space, spec, &as_it_comes, cipher)?)
+                    }
                     _ => Store::Sink(BufWriter::with_capacity(GATHER, self.space.file(spec)?)),
                 }
             }
@@ -473,8 +498,19 @@ impl BaseBackupSink for Intake<'_> {
 
     fn packed(&mut self, bytes: Bytes) -> Result<(), BackupError> {
         let State::Archive(open) = &mut self.state else { return Ok(()) };
-        let Store::Sink(sink) = &mut open.store else { return Ok(()) };
-        let written = sink.write_all(&bytes);
-        written.map_err(|error| self.unwritable(Root::Data, Utf8Path::new("an archive"), error))
+        match &mut open.store {
+            Store::Sink(sink) => {
+                let written = sink.write_all(&bytes);
+                written.map_err(|error| self.unwritable(Root::Data, Utf8Path::new("an archive"), error))
+            }
+            Store::Encrypted(packer) if !packer.push(bytes) => {
+                // It has failed, and says why.
+                match std::mem::replace(&mut open.store, Store::Nothing) {
+                    Store::Encrypted(packer) => packer.finish().map(drop),
+                    _ => Ok(()),
+                }
+            }
+            _ => Ok(()),
+        }
     }
 }

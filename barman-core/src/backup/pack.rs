@@ -1,4 +1,5 @@
-//! [`Packer`]: a tar archive of a base backup on its way into one packed file, several frames at a time.
+//! [`Packer`]: a tar archive of a base backup on its way into one packed file, several frames at a time, and through a
+//! cipher where one is asked for.
 
 use std::io::{self, BufWriter, Read};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use super::{BackupError, Packing};
 use crate::catalog::{
     BackupSpace, CatalogError, FileProof, FileSink, FileSpec, FrameIndexWriter, Root, index_name,
 };
+use crate::cipher::Cipher;
 use crate::ctx::Cancel;
 use crate::io::IoError;
 use crate::pipe::{Frame, PipeError, StreamOptions, compress_stream_with};
@@ -36,6 +38,7 @@ impl Packer {
         space: &dyn BackupSpace,
         spec: FileSpec,
         packing: &Packing,
+        cipher: Option<Arc<dyn Cipher>>,
     ) -> Result<Self, BackupError> {
         let stop = Cancel::new();
         let path = space.location(Root::Data).join(&spec.path);
@@ -48,8 +51,21 @@ impl Packer {
             let mut pieces = Pieces { waiting, now: Bytes::new() };
             let mut index = index;
             let each = &mut |frame: Frame| index.frame(&frame);
-            let packed = compress_stream_with(&mut pieces, &mut sink, &*compressor, options, &cancel, each);
-            packed.map_err(|error| trouble(&path, error))?;
+            match cipher {
+                None => {
+                    let packed =
+                        compress_stream_with(&mut pieces, &mut sink, &*compressor, options, &cancel, each);
+                    packed.map_err(|error| trouble(&path, error))?;
+                }
+                Some(cipher) => {
+                    let refused = |error| unwritable(&path, io::Error::other(error));
+                    let mut encrypted = cipher.encrypt(Box::new(&mut sink)).map_err(refused)?;
+                    let to = &mut encrypted;
+                    let packed = compress_stream_with(&mut pieces, to, &*compressor, options, &cancel, each);
+                    packed.map_err(|error| trouble(&path, error))?;
+                    encrypted.finish().map_err(|error| unwritable(&path, error))?;
+                }
+            }
             let sink = sink.into_inner().map_err(|error| unwritable(&path, error.into_error()))?;
             index.finish(&path)?;
             Ok(sink.finish()?)

@@ -8,6 +8,7 @@ use camino::Utf8PathBuf;
 use time::OffsetDateTime;
 
 use crate::catalog::{BackupReader, BackupSpace, CatalogError, FileProof, Root};
+use crate::cipher::Cipher;
 use crate::codec::Compressor;
 use crate::ctx::{Cancelled, Ctx};
 use crate::model::{
@@ -70,6 +71,8 @@ pub struct BackupJob {
     pub packing: Option<Packing>,
     /// Let the server pack what it sends; for the replication protocol of PostgreSQL 15 and later only.
     pub server_packing: Option<ServerPacking>,
+    /// Encrypt the archives while they are received; for [`Self::packing`] and [`Self::server_packing`] only.
+    pub encryption: Option<Arc<dyn Cipher>>,
     /// Take only the blocks that changed since another backup; for the replication protocol of PostgreSQL 17 and later only.
     pub incremental: Option<IncrementalPlan>,
 }

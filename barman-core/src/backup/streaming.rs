@@ -139,6 +139,10 @@ impl StreamingExecutor<'_> {
             Begin { started: Started { lsn: start.lsn, timeline: start.timeline, time }, server: facts };
         journal.started(&begin)?;
         ctx.info(format!("Starting backup copy via pg_basebackup for {}", job.id));
+        if let Some(cipher) = &job.encryption {
+            // On its way; Barman says it when it begins to encrypt what it has stored.
+            ctx.info(format!("Encrypting backup using {} encryption", cipher.name()));
+        }
         let began = ctx.clock.monotonic();
         let layout = begin.server.data_checksums.then_some(PageLayout {
             block_size: begin.server.block_size,
@@ -150,7 +154,7 @@ impl StreamingExecutor<'_> {
             (Some(packing), None) => Keep::Packed(packing),
         };
         let packed = request.compression.map(|compression| compression.algorithm);
-        let mut intake = Intake::new(space, &begin, layout, keep, ctx);
+        let mut intake = Intake::new(space, &begin, layout, keep, ctx).encrypted(job.encryption.clone());
         let received = attended(server, job.keepalive, &stop, ctx, || {
             receive(&mut stream, &start, packed, &mut intake, ctx)
         })?;

@@ -236,6 +236,7 @@ fn run(script: &[Act]) -> Result<Harvest, BackupError> {
         packing: None,
         incremental: None,
         server_packing: None,
+        encryption: None,
     };
     let tree =
         Tree { root: Root::Data, source: "/pg".into(), label: "pgdata".to_owned(), foreign: Vec::new() };

@@ -60,6 +60,7 @@ impl LocalCatalog {
             clock: Arc::clone(&shared.clock),
             locks: shared.locks.clone(),
             sync_whole: shared.sync_whole,
+            cipher: shared.cipher.clone(),
         };
         let space = LocalSpace::open(Arc::new(staged), id)?;
         Ok(Admission {

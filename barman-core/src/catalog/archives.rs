@@ -13,10 +13,11 @@ use super::local::Shared;
 use super::members::{Findings, Found, Members, lock};
 use super::native_manifest::{ManifestWriter, NativeManifest};
 use super::sidecar::{read_manifest_file, read_proofs};
-use super::unpack::Unpacked;
+use super::unpack::{Form, Unpacked};
 use super::{
     BackupReader, BackupSpace, CatalogError, DirSpec, FileProof, MemberStream, Outline, Packed, Root,
 };
+use crate::cipher::{Cipher, CipherError};
 use crate::codec::{Algorithm, MAGIC_LEN, detect};
 use crate::format::manifest::{ChecksumAlgorithm, ManifestFile, read_manifest};
 use crate::io::{IoContext, IoErrorKind};
@@ -24,6 +25,8 @@ use crate::model::{BackupInfo, Entry, EntryKind};
 
 /// The endings of an archive's name.
 const ENDINGS: [&str; 4] = ["tar", "tar.gz", "tar.lz4", "tar.zst"];
+/// What the name of an encrypted archive ends with.
+pub(crate) const ENCRYPTED: &str = "gpg";
 /// Bytes read at once.
 const READ: usize = 256 << 10;
 /// The list of what the archives hold, in the sidecar, in the form of the full manifest.
@@ -55,6 +58,8 @@ pub(super) struct ArchiveReader {
     places: Mutex<HashMap<Root, Utf8PathBuf>>,
     listed: OnceLock<Option<Arc<NativeManifest>>>,
     proofs: OnceLock<Option<Vec<FileProof>>>,
+    /// An archive could be decrypted.
+    proven: OnceLock<()>,
 }
 
 impl ArchiveReader {
@@ -66,7 +71,7 @@ impl ArchiveReader {
         let shared = Arc::clone(shared);
         let (listed, proofs) = (OnceLock::new(), OnceLock::new());
         let (found, places) = (Findings::default(), Mutex::default());
-        let reader = Self { shared, info, found, places, listed, proofs };
+        let reader = Self { shared, info, found, places, listed, proofs, proven: OnceLock::new() };
         // An archive that lies among the files of a server is a file of it.
         let data = reader.shared.paths.tree(&reader.info.id, Root::Data);
         let plain = reader.shared.disk.exists(&data.join("PG_VERSION"))?;
@@ -88,10 +93,9 @@ impl ArchiveReader {
             if self.shared.disk.exists(&path)? {
                 return Ok(Some(path));
             }
-            let encrypted = Utf8PathBuf::from(format!("{path}.gpg"));
+            let encrypted = Utf8PathBuf::from(format!("{path}.{ENCRYPTED}"));
             if self.shared.disk.exists(&encrypted)? {
-                let reason = "it is encrypted, and this version cannot decrypt it".to_owned();
-                return Err(CatalogError::Manifest { path: encrypted, reason });
+                return Ok(Some(encrypted));
             }
         }
         Ok(None)
@@ -123,19 +127,50 @@ impl ArchiveReader {
         Ok((path, length, row))
     }
 
+    /// What decrypts an archive, if it is encrypted.
+    fn cipher(&self, path: &Utf8Path) -> Result<Option<Arc<dyn Cipher>>, CatalogError> {
+        if path.extension() != Some(ENCRYPTED) {
+            return Ok(None);
+        }
+        let cipher = self.shared.cipher.clone();
+        let cipher = cipher.ok_or(CipherError::NoPassphraseCommand);
+        let ready = cipher.and_then(|cipher| cipher.can_decrypt().map(|()| cipher));
+        ready.map(Some).map_err(|source| CatalogError::Encrypted { path: path.to_owned(), source })
+    }
+
+    /// Begins to read an encrypted archive, so that what keeps it from being decrypted is known before anything is written.
+    fn prove(&self, path: &Utf8Path) -> Result<(), CatalogError> {
+        let Some(cipher) = self.cipher(path)?.filter(|_| self.proven.get().is_none()) else { return Ok(()) };
+        let file = self.shared.disk.open_read(path)?;
+        match cipher.decrypt(Box::new(BufReader::new(file))) {
+            Ok(_) => {}
+            Err(CipherError::Cancelled(cancelled)) => return Err(cancelled.into()),
+            Err(source) => return Err(CatalogError::Encrypted { path: path.to_owned(), source }),
+        }
+        // One key is that of all archives.
+        self.proven.get_or_init(|| ());
+        Ok(())
+    }
+
     /// The members of an archive, from its beginning.
     fn members(&self, root: Root) -> Result<Members, CatalogError> {
         let (path, length, row) = self.stored(root)?;
         let file = self.shared.disk.open_read(&path)?;
-        let mut start = vec![0; MAGIC_LEN];
-        let n = file.read_at(&mut start, 0)?;
-        start.truncate(n);
-        let algorithm = detect(&start, None).unwrap_or(Algorithm::None);
+        let cipher = self.cipher(&path)?;
+        let algorithm = if cipher.is_some() {
+            // Its bytes do not say it.
+            packed_as(&path)
+        } else {
+            let mut start = vec![0; MAGIC_LEN];
+            let n = file.read_at(&mut start, 0)?;
+            start.truncate(n);
+            detect(&start, None).unwrap_or(Algorithm::None)
+        };
         let index = match algorithm {
             Algorithm::None => None,
             _ => self.index(path.file_name().unwrap_or_default())?,
         };
-        let archive = Unpacked::new(file, length, row, algorithm, index);
+        let archive = Unpacked::new(file, length, row, Form { cipher, algorithm, index });
         Ok(Members::new(archive, root, &self.found))
     }
 
@@ -214,6 +249,16 @@ impl ArchiveReader {
     }
 }
 
+/// What an encrypted archive is packed in, by its name.
+fn packed_as(path: &Utf8Path) -> Algorithm {
+    match path.file_stem().and_then(|name| name.rsplit_once('.')) {
+        Some((_, "gz")) => Algorithm::Gzip,
+        Some((_, "lz4")) => Algorithm::Lz4,
+        Some((_, "zst")) => Algorithm::Zstd,
+        _ => Algorithm::None,
+    }
+}
+
 fn row(file: &ManifestFile) -> Option<FileProof> {
     let (root, path) = Root::of_manifest(std::str::from_utf8(&file.path).ok()?);
     let crc32c = match &file.checksum {
@@ -247,7 +292,8 @@ impl BackupReader for ArchiveReader {
     }
 
     fn outline(&self, root: Root) -> Result<Outline, CatalogError> {
-        let (_, length, _) = self.stored(root)?;
+        let (path, length, _) = self.stored(root)?;
+        self.prove(&path)?;
         if let Some(entries) = self.known(root)? {
             return Ok(Outline::of(entries));
         }

@@ -16,6 +16,7 @@ use super::{
     BackupReader, BackupSpace, Catalog, CatalogError, Draft, Lease, Purpose, Removed, Survey, Unreadable,
     annotations, removal,
 };
+use crate::cipher::Cipher;
 use crate::ctx::{Clock, Ctx};
 use crate::io::{self, Disk, IoContext, durable};
 use crate::model::{BackupId, BackupInfo, Entry, Keep, Status};
@@ -42,6 +43,8 @@ pub(super) struct Shared {
     pub(super) locks: Locks,
     /// One syncfs instead of an fsync for each file.
     pub(super) sync_whole: bool,
+    /// What reads encrypted backups.
+    pub(super) cipher: Option<Arc<dyn Cipher>>,
 }
 
 impl LocalCatalog {
@@ -50,7 +53,7 @@ impl LocalCatalog {
     pub fn new(paths: CatalogPaths, disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, locks: io::Locks) -> Self {
         let locks = Locks::new(locks, paths.server.clone(), Arc::clone(&clock));
         let sync_whole = syncfs_reports_errors();
-        Self { shared: Arc::new(Shared { paths, disk, clock, locks, sync_whole }) }
+        Self { shared: Arc::new(Shared { paths, disk, clock, locks, sync_whole, cipher: None }) }
     }
 
     /// The same catalog, with an fsync for each file in place of one syncfs when a backup is sealed. This is chosen by
@@ -59,8 +62,17 @@ impl LocalCatalog {
     pub fn with_fsync_of_each_file(self) -> Self {
         let Shared { paths, disk, clock, locks, .. } = &*self.shared;
         let (paths, disk, clock) = (paths.clone(), Arc::clone(disk), Arc::clone(clock));
-        let locks = locks.clone();
-        Self { shared: Arc::new(Shared { paths, disk, clock, locks, sync_whole: false }) }
+        let (locks, cipher) = (locks.clone(), self.shared.cipher.clone());
+        Self { shared: Arc::new(Shared { paths, disk, clock, locks, sync_whole: false, cipher }) }
+    }
+
+    /// The same catalog, which can read backups that are encrypted with this.
+    #[must_use]
+    pub fn with_cipher(self, cipher: Arc<dyn Cipher>) -> Self {
+        let Shared { paths, disk, clock, locks, sync_whole, .. } = &*self.shared;
+        let (paths, disk, clock) = (paths.clone(), Arc::clone(disk), Arc::clone(clock));
+        let (locks, sync_whole, cipher) = (locks.clone(), *sync_whole, Some(cipher));
+        Self { shared: Arc::new(Shared { paths, disk, clock, locks, sync_whole, cipher }) }
     }
 
     /// Where things lie.

@@ -23,7 +23,7 @@ mod walk;
 mod witness;
 
 pub(crate) use admission::Admission;
-pub(crate) use archives::write_members;
+pub(crate) use archives::{ENCRYPTED, write_members};
 pub(crate) use frames::{FrameIndexWriter, index_name};
 pub(crate) use known::BACKUP_MANIFEST;
 pub use layout::CatalogPaths;

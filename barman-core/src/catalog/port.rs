@@ -378,6 +378,15 @@ pub enum CatalogError {
         /// What is there.
         found: String,
     },
+    /// An encrypted backup cannot be read.
+    #[error("Cannot decrypt {path}")]
+    Encrypted {
+        /// The archive.
+        path: Utf8PathBuf,
+        /// What is missing, or what the cipher said.
+        #[source]
+        source: crate::cipher::CipherError,
+    },
     /// The full manifest in a sidecar cannot be used.
     #[error("The manifest {path} cannot be used: {reason}")]
     Manifest {

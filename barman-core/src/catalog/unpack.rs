@@ -2,6 +2,7 @@
 //! an index says where they are.
 
 use std::io::{self, BufReader, Read};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
@@ -9,7 +10,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::FileProof;
 use super::frames::FrameIndex;
-use crate::codec::{Algorithm, Compressor, decompressor};
+use crate::cipher::{Cipher, CipherError};
+use crate::codec::{Algorithm, CodecError, Compressor, decompressor};
 use crate::ctx::Cancel;
 use crate::io::SourceFile;
 use crate::pipe::{BufferPool, Parallel, PipeError, parallel_map_ordered};
@@ -34,8 +36,17 @@ enum State {
 
 struct Source {
     stored: Stored,
-    algorithm: Algorithm,
-    index: Option<FrameIndex>,
+    form: Form,
+}
+
+/// How an archive is stored.
+pub(super) struct Form {
+    /// What decrypts it, if it is encrypted.
+    pub(super) cipher: Option<Arc<dyn Cipher>>,
+    /// What it is packed in.
+    pub(super) algorithm: Algorithm,
+    /// Where its frames lie.
+    pub(super) index: Option<FrameIndex>,
 }
 
 struct Running {
@@ -50,13 +61,14 @@ impl Unpacked {
         file: Box<dyn SourceFile>,
         length: u64,
         row: Option<FileProof>,
-        algorithm: Algorithm,
-        index: Option<FrameIndex>,
+        mut form: Form,
     ) -> Self {
-        // LZ4's own checksums are not looked at there: without a stored one nothing would be.
-        let index = index.filter(|index| index.packed_len() == length && row.is_some());
+        // LZ4's own checksums are not looked at there: without a stored one nothing would be. The length of what is
+        // encrypted is only known at its end.
+        let fits = |index: &FrameIndex| form.cipher.is_some() || index.packed_len() == length;
+        form.index = form.index.take().filter(|index| fits(index) && row.is_some());
         let stored = Stored { file, row, crc: 0, length: 0 };
-        Self(State::New(Box::new(Source { stored, algorithm, index })))
+        Self(State::New(Box::new(Source { stored, form })))
     }
 
     /// The next bytes, never empty; `None` at the end of an archive that was whole.
@@ -94,22 +106,35 @@ fn begin(source: Source) -> Running {
     let (send, pieces) = bounded(QUEUE);
     let cancel = stop.clone();
     let thread = std::thread::spawn(move || {
-        let done = match source {
-            Source { stored, algorithm, index: Some(index) } if algorithm != Algorithm::None => {
-                decompressor(algorithm, None)
-                    .map_err(PipeError::from)
-                    .and_then(|packing| frames(stored, &*packing, &index, &send, &cancel))
-            }
-            Source { stored, algorithm, .. } => whole(stored, algorithm, &send, &cancel),
-        };
+        let Form { cipher, algorithm, index } = source.form;
+        let done = decrypted(source.stored, cipher.as_deref()).and_then(|stored| match index {
+            Some(index) if algorithm != Algorithm::None => decompressor(algorithm, None)
+                .map_err(PipeError::from)
+                .and_then(|packing| frames(stored, &*packing, &index, &send, &cancel)),
+            _ => whole(stored, algorithm, &send, &cancel),
+        });
         // Nobody waits any more when it cannot be sent.
         let _ = send.send(done.map(|()| Bytes::new()).map_err(plain_words));
     });
     Running { pieces: Some(pieces), thread: Some(thread), stop }
 }
 
+/// The bytes as they were packed.
+fn decrypted(stored: Stored, cipher: Option<&dyn Cipher>) -> Result<Box<dyn Read + Send>, PipeError> {
+    let Some(cipher) = cipher else { return Ok(Box::new(stored)) };
+    let words = |error: CipherError| match error {
+        CipherError::Io(error) => error,
+        error => io::Error::other(error),
+    };
+    cipher.decrypt(Box::new(stored)).map_err(|error| PipeError::Read(words(error)))
+}
+
 fn plain_words(error: PipeError) -> io::Error {
     match error {
+        // What lies behind it is what counts: the disk, or a cipher.
+        PipeError::Read(error) if error.get_ref().is_some_and(|inner| inner.is::<CodecError>()) => {
+            io::Error::new(error.kind(), crate::format::text::with_reasons(&error))
+        }
         PipeError::Read(error) | PipeError::Write(error) => error,
         PipeError::Codec(error) => {
             let text = crate::format::text::with_reasons(&error);
@@ -127,9 +152,14 @@ fn hand_on(send: &Pieces, piece: Bytes) -> Result<(), PipeError> {
 }
 
 /// From the beginning to the end, by one thread.
-fn whole(stored: Stored, algorithm: Algorithm, send: &Pieces, stop: &Cancel) -> Result<(), PipeError> {
+fn whole(
+    stored: Box<dyn Read + Send>,
+    algorithm: Algorithm,
+    send: &Pieces,
+    stop: &Cancel,
+) -> Result<(), PipeError> {
     let mut plain: Box<dyn Read + Send> = match algorithm {
-        Algorithm::None => Box::new(stored),
+        Algorithm::None => stored,
         algorithm => {
             decompressor(algorithm, None)?.decoder(Box::new(BufReader::with_capacity(READ, stored)))?
         }
@@ -149,7 +179,7 @@ fn whole(stored: Stored, algorithm: Algorithm, send: &Pieces, stop: &Cancel) -> 
 
 /// Several frames at a time.
 fn frames(
-    mut stored: Stored,
+    mut stored: Box<dyn Read + Send>,
     packing: &dyn Compressor,
     index: &FrameIndex,
     send: &Pieces,
@@ -173,7 +203,14 @@ fn frames(
                 return None;
             }
             // Only the read that finds the end compares what came with what was stored.
-            return stored.read(&mut [0]).map_err(PipeError::Read).map(|_| None).transpose();
+            return match stored.read(&mut [0]).map_err(PipeError::Read) {
+                Ok(0) => None,
+                Ok(_) => Some(Err(PipeError::Read(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "it goes on after its last frame",
+                )))),
+                Err(error) => Some(Err(error)),
+            };
         };
         let frame = packed.take(stop).map_err(PipeError::from).and_then(|mut frame| {
             let read = (&mut stored).take(u64::from(*packed_len)).read_to_end(&mut frame);

@@ -33,6 +33,9 @@ impl Operation {
     }
 }
 
+/// In Barman's words.
+pub(crate) const NO_KEY: &str = "Encryption is set as gpg, but encryption_key_id is unset";
+
 /// One sentence for each configured option that `operation` would need and this version does not have. For
 /// [`Operation::Look`]: all that any operation lacks.
 pub fn refusals(server: &ServerConfig, operation: Operation) -> Vec<String> {
@@ -55,11 +58,14 @@ pub fn refusals(server: &ServerConfig, operation: Operation) -> Vec<String> {
     if let Location::Cloud(_) = options.wals_directory {
         lacking("wals_directory", "(a cloud URL)", &[Backup, Archive, Delete, Restore, Receive]);
     }
-    if options.encryption.is_some() {
-        lacking("encryption", "gpg", &[Backup, Archive, Restore, Receive]);
-    }
     if server.is_passive() {
         lacking("primary_ssh_command", "(a passive node)", &[Sync]);
+    }
+    if options.encryption.is_some()
+        && options.encryption_key_id.is_none()
+        && matches!(operation, Archive | Operation::Look)
+    {
+        found.push(format!("{NO_KEY} (server '{name}')"));
     }
     found
 }

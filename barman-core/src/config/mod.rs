@@ -20,6 +20,7 @@ pub use crate::format::ini::Source;
 pub use conninfo::redacted;
 pub use error::ConfigError;
 pub use late::{Bandwidth, MinimumRedundancy, Retention, TablespaceBandwidth};
+pub(crate) use lint::NO_KEY;
 pub use lint::{Operation, refusals, remarks};
 pub use load::{Config, Globals, LoadEnv, Notice, Severity};
 pub use model::{ACTIVE_MODEL_FILE, Change, ModelConfig, Switch};

@@ -472,7 +472,7 @@ fn nothing_is_ignored_in_silence() {
         ("backup_method=local-to-cloud", "backup_method", vec![Backup]),
         ("basebackups_directory=s3://b/p", "basebackups_directory", vec![Backup, Delete]),
         ("wals_directory=gs://b/p", "wals_directory", vec![Backup, Archive, Delete, Receive]),
-        ("encryption=gpg", "encryption", vec![Backup, Archive, Receive]),
+        ("encryption=gpg", "Encryption is set as gpg, but encryption_key_id is unset", vec![Archive]),
         ("primary_ssh_command=ssh b", "primary_ssh_command", vec![Sync]),
     ] {
         let server = server(options);

@@ -11,6 +11,7 @@ use crate::backup::top_mode;
 use crate::catalog::{Outline, Root};
 use crate::model::{Entry, Oid, WalFileName};
 use crate::transport::{FileOp, Lane, Probe, ProbeKind, Transport};
+use crate::wal::WalError;
 
 /// Whether the destination can be restored to: every place empty or not there (but for a delta restore), and no server in it.
 /// Nothing is touched.
@@ -107,6 +108,7 @@ impl Run<'_> {
             let _ = self.delta.set(delta);
         }
         self.enough_room(&probes, staged, &outlines)?;
+        self.readable_wal()?;
         let mut ops = Vec::new();
         let mut modes = Vec::new();
         for (tree, outline) in trees.iter().zip(&outlines) {
@@ -125,6 +127,19 @@ impl Run<'_> {
             self.begin_delta(delta, lane)?;
         }
         Ok(modes)
+    }
+
+    /// What keeps WAL from being decrypted must be known before the backup is written.
+    fn readable_wal(&self) -> Result<(), RecoveryError> {
+        let files = self.plan.wal.as_ref().map(|wal| wal.files.as_slice()).unwrap_or_default();
+        let mut segments = files.iter().filter(|name| name.as_segment().is_some());
+        // The option may have been set, or taken away, in between.
+        for name in [segments.next(), segments.next_back()].into_iter().flatten() {
+            if let Err(error @ WalError::Undecodable { .. }) = self.archive.open(name) {
+                return Err(error.into());
+            }
+        }
+        Ok(())
     }
 
     /// Whether a file of the destination is equal and stays as it is.

@@ -162,7 +162,7 @@ fn attempt(
 pub(super) struct Run<'a> {
     pub(super) plan: &'a RecoveryPlan,
     pub(super) reader: &'a dyn BackupReader,
-    archive: &'a dyn WalArchive,
+    pub(super) archive: &'a dyn WalArchive,
     pub(super) transport: &'a dyn Transport,
     pub(super) options: &'a RunOptions,
     pub(super) throttle: Throttle,

@@ -134,6 +134,7 @@ impl Server {
         draft.mode = Some(executor.method());
         draft.parent_backup_id = parent.map(|parent| parent.id);
         draft.compression = self.recorded_compression();
+        draft.encryption = self.config.options.encryption.map(|_| "gpg".to_owned());
         let (info, space) = self.catalog.create(Draft { created_at, info: draft })?;
         // While it is being taken nobody removes it, nor the WAL that it may need.
         let _lease = self.catalog.lease(&info.id, Purpose::Backup)?;
@@ -214,6 +215,7 @@ impl Server {
             corrupt_pages: CorruptPagePolicy::Warn,
             packing: self.packing()?,
             server_packing: self.server_packing(),
+            encryption: self.encryption(),
             incremental: from.incremental,
         };
         let journal =

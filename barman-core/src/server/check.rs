@@ -250,6 +250,7 @@ impl Server {
         report.checks.push(freshness::check_backup_age(limit(&options.last_backup_maximum_age), latest, now));
         let size = latest.and_then(|b| b.size).unwrap_or(0);
         report.checks.push(freshness::check_backup_size(options.last_backup_minimum_size.map(|s| s.0), size));
+        report.checks.extend(self.encryption_check(ctx));
         let wal = latest.map(|latest| overview.wal().of_backup(latest, None)).unwrap_or_default();
         let newest = wal.until_next.last_time.or(wal.required.last_time);
         let newest = newest.and_then(|t| OffsetDateTime::from_unix_timestamp_nanos((t * 1e9) as i128).ok());

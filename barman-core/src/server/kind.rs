@@ -112,6 +112,7 @@ fn of_catalog(error: &CatalogError) -> ErrorKind {
         | CatalogError::Damaged { .. }
         | CatalogError::Foreign { .. }
         | CatalogError::Manifest { .. } => ErrorKind::Corrupt,
+        CatalogError::Encrypted { .. } => ErrorKind::Unsupported,
         CatalogError::Busy { .. } => ErrorKind::Busy,
         CatalogError::WrongStatus { .. }
         | CatalogError::Exists { .. }

@@ -13,6 +13,7 @@ mod connect;
 mod cron;
 mod delete;
 mod diagnose;
+mod encryption;
 mod error;
 mod export;
 mod files;
@@ -47,6 +48,7 @@ use std::sync::Arc;
 use camino::Utf8PathBuf;
 
 use crate::catalog::{CatalogPaths, LocalCatalog};
+use crate::cipher::Cipher;
 use crate::codec::{self, CustomFilters, Level, Method};
 use crate::config::{CompressionLevel, Globals, Operation, ServerConfig, refusals, remarks};
 use crate::ctx::{Cancel, Clock, Ctx};
@@ -139,9 +141,11 @@ impl Server {
             sidecar_directory: options.backup_directory.join(".native"),
         };
         let locks = Locks::new(globals.barman_lock_directory.clone(), host.command.clone());
+        let cipher = encryption::cipher(&config, &host);
         let catalog =
-            LocalCatalog::new(paths, Arc::clone(&host.disk), Arc::clone(&host.clock), locks.clone());
-        let wal_options = wal_options(&config, &host, &catalog)?;
+            LocalCatalog::new(paths, Arc::clone(&host.disk), Arc::clone(&host.clock), locks.clone())
+                .with_cipher(Arc::clone(&cipher));
+        let wal_options = wal_options(&config, &host, &catalog, &cipher)?;
         let wal = LocalWalArchive::new(
             wal_paths,
             Arc::clone(&host.disk),
@@ -237,6 +241,7 @@ fn wal_options(
     config: &ServerConfig,
     host: &Host,
     catalog: &LocalCatalog,
+    cipher: &Arc<dyn Cipher>,
 ) -> Result<WalOptions, ServerError> {
     let options = &config.options;
     let custom_filters = match (&options.custom_compression_filter, &options.custom_decompression_filter) {
@@ -273,6 +278,8 @@ fn wal_options(
     let earlier: EarlierClusters = Arc::new(move |found| identity::segment_size_of(&catalog, found));
     Ok(WalOptions {
         compression,
+        encryption: config.options.encryption.map(|_| Arc::clone(cipher)),
+        decryption: Some(Arc::clone(cipher)),
         custom_filters,
         custom_magic: magic,
         system_id: known.system_id,

@@ -257,6 +257,7 @@ impl Commits<'_> {
         let mut plain = match stored::open(shared, &path) {
             Ok(stored) => stored.plain,
             Err(WalError::Io(e)) if e.is_not_found() => return Ok(None),
+            Err(WalError::Corrupt { .. }) => return Ok(None),
             Err(e) => return Err(e),
         };
         let mut chunk = vec![0; READ];

@@ -7,7 +7,8 @@ use camino::Utf8Path;
 
 use super::layout::is_hash_dir;
 use super::local::Rebuilt;
-use super::{Reclaimed, Shared, WalEntry, WalError, WalRange, commits, index, stored};
+use super::{Reclaimed, Shared, WalEntry, WalError, WalRange, commits, index};
+use crate::cipher::is_encrypted;
 use crate::codec::{Algorithm, MAGIC_LEN, detect};
 use crate::ctx::Ctx;
 use crate::io::{FileKind, IoError, IoErrorKind, LockGuard, durable};
@@ -76,7 +77,7 @@ pub(super) fn describe(shared: &Shared, name: &WalFileName) -> Result<WalEntry, 
     let mut start = vec![0; magic.map_or(0, <[u8]>::len).max(MAGIC_LEN)];
     let n = file.read_at(&mut start, 0)?;
     start.truncate(n);
-    let encrypted = stored::is_encrypted(&start);
+    let encrypted = is_encrypted(&start);
     let algorithm = detect(&start, magic).filter(|a| *a != Algorithm::None && !encrypted);
     Ok(WalEntry {
         name: *name,

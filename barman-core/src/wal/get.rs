@@ -21,7 +21,7 @@ pub enum Packing {
     /// As the server wrote it.
     #[default]
     Plain,
-    /// As it lies on disk.
+    /// As it lies on disk, but not encrypted.
     AsStored,
     /// As a gzip file: the stored one if it is one.
     Gzip,
@@ -56,8 +56,15 @@ enum Look {
     /// Sound, and its plain bytes where they fit.
     Sound {
         plain: Option<Vec<u8>>,
-        algorithm: Algorithm,
+        stored: Form,
     },
+}
+
+/// What a file lies on disk as.
+#[derive(Clone, Copy)]
+struct Form {
+    algorithm: Algorithm,
+    encrypted: bool,
 }
 
 impl LocalWalArchive {
@@ -81,8 +88,8 @@ impl LocalWalArchive {
                         trouble.get_or_insert(error);
                     }
                 }
-                Look::Sound { plain, algorithm } => {
-                    match self.write(&path, plain, algorithm, request.packing, out) {
+                Look::Sound { plain, stored } => {
+                    match self.write(&path, plain, stored, request.packing, out) {
                         // It moved into the archive meanwhile, where the last candidate looks again.
                         Err(WalError::Io(e)) if e.is_not_found() => {}
                         other => return other.map(|bytes| Served { path, bytes }),
@@ -120,18 +127,23 @@ impl LocalWalArchive {
         let stored = match stored::open(&self.shared, path) {
             Ok(stored) => stored,
             Err(WalError::Io(e)) if e.is_not_found() => return Ok(Look::Absent),
-            Err(e @ (WalError::Undecodable { .. } | WalError::Codec { .. })) => return Ok(Look::Unsound(e)),
+            Err(e @ (WalError::Undecodable { .. } | WalError::Codec { .. } | WalError::Corrupt { .. })) => {
+                return Ok(Look::Unsound(e));
+            }
             Err(e) => return Err(e),
         };
         let unsound = |reason: String| Look::Unsound(WalError::Corrupt { path: path.to_owned(), reason });
-        let algorithm = stored.algorithm;
+        let form = Form { algorithm: stored.algorithm, encrypted: stored.encrypted };
         let mut reader = stored.plain;
         // What is archived does not change any more (I3): a plain file is judged piece by piece and then read again, which is
         // cheaper than to keep all of it.
-        if algorithm == Algorithm::None && path.starts_with(&self.shared.paths.wals_directory) {
+        if form.algorithm == Algorithm::None
+            && !form.encrypted
+            && path.starts_with(&self.shared.paths.wals_directory)
+        {
             let verdict = judge(&self.shared, name, Clusters::Known, path, reader)?;
             return Ok(
-                verdict.map_or_else(|f| unsound(f.reason), |()| Look::Sound { plain: None, algorithm })
+                verdict.map_or_else(|f| unsound(f.reason), |()| Look::Sound { plain: None, stored: form })
             );
         }
         let mut plain = Vec::new();
@@ -145,21 +157,21 @@ impl LocalWalArchive {
             let verdict =
                 judge(&self.shared, name, Clusters::Known, path, std::io::Cursor::new(plain).chain(reader))?;
             return Ok(
-                verdict.map_or_else(|f| unsound(f.reason), |()| Look::Sound { plain: None, algorithm })
+                verdict.map_or_else(|f| unsound(f.reason), |()| Look::Sound { plain: None, stored: form })
             );
         }
         let mut judge = Judge::new(&self.shared, name, Clusters::Known);
         judge.push(&plain)?;
         Ok(judge
             .finish()?
-            .map_or_else(|f| unsound(f.reason), |()| Look::Sound { plain: Some(plain), algorithm }))
+            .map_or_else(|f| unsound(f.reason), |()| Look::Sound { plain: Some(plain), stored: form }))
     }
 
     fn write(
         &self,
         path: &Utf8Path,
         plain: Option<Vec<u8>>,
-        algorithm: Algorithm,
+        form: Form,
         packing: Packing,
         out: &mut dyn Write,
     ) -> Result<u64, WalError> {
@@ -168,8 +180,11 @@ impl LocalWalArchive {
             Packing::Bzip2 => Some(Method::Bzip2),
             Packing::Plain | Packing::AsStored => None,
         };
-        if packing == Packing::AsStored || method.is_some_and(|m| m.algorithm() == algorithm) {
-            let mut file = self.shared.disk.open_read(path)?;
+        if packing == Packing::AsStored || method.is_some_and(|m| m.algorithm() == form.algorithm) {
+            let mut file: Box<dyn Read + Send> = match form.encrypted {
+                true => stored::decrypted(&self.shared, path)?,
+                false => Box::new(self.shared.disk.open_read(path)?),
+            };
             return pass_on(&mut *file, out).context("send", path).map_err(Into::into);
         }
         let mut reader: Box<dyn Read + Send> = match plain {

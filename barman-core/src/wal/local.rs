@@ -11,6 +11,7 @@ use super::{
     PartialWal, Reclaimed, Shared, WalArchive, WalEntry, WalError, WalIntake, WalPaths, WalRange, directory,
     index, stored,
 };
+use crate::cipher::Cipher;
 use crate::codec::{Compressor, CustomFilters};
 use crate::ctx::{Cancel, Clock, Ctx, Silent};
 use crate::format::xlogdb::XlogLine;
@@ -35,6 +36,10 @@ pub type EarlierClusters = Arc<dyn Fn(SystemId) -> Option<SegmentSize> + Send + 
 pub struct WalOptions {
     /// How new files are packed; `None` keeps them plain.
     pub compression: Option<Compression>,
+    /// What encrypts new files; `None` keeps them clear.
+    pub encryption: Option<Arc<dyn Cipher>>,
+    /// What reads files that are encrypted, whether new ones are or not.
+    pub decryption: Option<Arc<dyn Cipher>>,
     /// Reads files that custom filters packed.
     pub custom_filters: Option<CustomFilters>,
     /// How files that custom filters packed begin.

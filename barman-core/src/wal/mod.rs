@@ -15,6 +15,7 @@ mod port;
 mod put;
 mod receiver;
 mod refused;
+mod seal;
 mod stored;
 mod take;
 

@@ -79,6 +79,8 @@ impl LocalWalArchive {
                 Some(bytes)
             }
             Err(WalError::Io(e)) if e.is_not_found() => None,
+            // Encrypted, and the key is elsewhere: it is there, and no more can be said.
+            Err(WalError::Undecodable { .. }) => return Ok(history),
             Err(e) => return Err(e),
         };
         let known = match archived {

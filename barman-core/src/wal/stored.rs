@@ -5,12 +5,14 @@ use std::io::{self, BufReader, Read};
 use camino::Utf8Path;
 
 use super::{Shared, WalError};
+use crate::cipher::{CipherError, is_encrypted};
 use crate::codec::{Algorithm, MAGIC_LEN, decompressor, detect};
 use crate::format::history::TimelineHistory;
+use crate::format::text::with_reasons;
 use crate::format::wal_page::{
     Ancestors, Completeness, Expectations, FirstPage, SegmentFacts, Unsound, Validator,
 };
-use crate::io::IoContext;
+use crate::io::{IoContext, IoError};
 use crate::model::{SegmentName, SegmentSize, Timeline, WalFileName};
 
 /// Bytes read at once.
@@ -24,31 +26,74 @@ pub(super) struct Stored {
     pub(super) plain: Box<dyn Read + Send>,
     /// What they are packed in.
     pub(super) algorithm: Algorithm,
+    /// Whether that is encrypted.
+    pub(super) encrypted: bool,
+}
+
+/// A file on disk with its bytes as they were before they were encrypted.
+struct Packed {
+    bytes: Box<dyn Read + Send>,
+    algorithm: Algorithm,
+    encrypted: bool,
 }
 
 /// Opens a file, recognising its packing by its first bytes.
 pub(super) fn open(shared: &Shared, path: &Utf8Path) -> Result<Stored, WalError> {
+    let Packed { bytes, algorithm, encrypted } = open_packed(shared, path)?;
+    if algorithm == Algorithm::None {
+        return Ok(Stored { plain: bytes, algorithm, encrypted });
+    }
+    let codec = |source| WalError::Codec { path: path.to_owned(), source };
+    let packing = decompressor(algorithm, shared.options.custom_filters.as_ref()).map_err(codec)?;
+    let plain = packing.decoder(Box::new(BufReader::with_capacity(READ, bytes))).map_err(codec)?;
+    Ok(Stored { plain, algorithm, encrypted })
+}
+
+/// The bytes of a file as it was packed, without its encryption.
+pub(super) fn decrypted(shared: &Shared, path: &Utf8Path) -> Result<Box<dyn Read + Send>, WalError> {
+    Ok(open_packed(shared, path)?.bytes)
+}
+
+fn open_packed(shared: &Shared, path: &Utf8Path) -> Result<Packed, WalError> {
     let file = shared.disk.open_read(path)?;
     let magic = shared.options.custom_magic.as_deref();
     let longer = magic.map_or(0, <[u8]>::len).max(MAGIC_LEN);
     let mut start = vec![0; longer];
     let n = file.read_at(&mut start, 0)?;
     start.truncate(n);
-    if is_encrypted(&start) {
-        let reason = "it is encrypted, and this version cannot decrypt it".to_owned();
-        return Err(WalError::Undecodable { path: path.to_owned(), reason });
+    let encrypted = is_encrypted(&start);
+    let mut bytes: Box<dyn Read + Send> = Box::new(BufReader::with_capacity(READ, file));
+    if encrypted {
+        let mut plain = decrypt(shared, path, bytes)?;
+        start.resize(longer, 0);
+        let n = crate::io::fill(&mut plain, &mut start).context("decrypt", path)?;
+        start.truncate(n);
+        bytes = Box::new(io::Cursor::new(start.clone()).chain(plain));
     }
     let custom = magic.is_none() && shared.options.custom_filters.is_some();
     let unknown = if custom && !looks_plain(&start) { Algorithm::Custom } else { Algorithm::None };
     let algorithm = detect(&start, magic).unwrap_or(unknown);
-    let reader = BufReader::with_capacity(READ, file);
-    if algorithm == Algorithm::None {
-        return Ok(Stored { plain: Box::new(reader), algorithm });
-    }
-    let codec = |source| WalError::Codec { path: path.to_owned(), source };
-    let packing = decompressor(algorithm, shared.options.custom_filters.as_ref()).map_err(codec)?;
-    let plain = packing.decoder(Box::new(reader)).map_err(codec)?;
-    Ok(Stored { plain, algorithm })
+    Ok(Packed { bytes, algorithm, encrypted })
+}
+
+fn decrypt(
+    shared: &Shared,
+    path: &Utf8Path,
+    hidden: Box<dyn Read + Send>,
+) -> Result<Box<dyn Read + Send>, WalError> {
+    let undecodable = |reason: String| WalError::Undecodable { path: path.to_owned(), reason };
+    let Some(cipher) = &shared.options.decryption else {
+        return Err(undecodable("it is encrypted, and the archive was opened without a cipher".to_owned()));
+    };
+    cipher.decrypt(hidden).map_err(|error| match error {
+        CipherError::Cancelled(cancelled) => cancelled.into(),
+        // It was opened, and is not what was encrypted.
+        error @ CipherError::Damaged { .. } => {
+            WalError::Corrupt { path: path.to_owned(), reason: error.to_string() }
+        }
+        CipherError::Io(error) => IoError::new("read", path, error).into(),
+        error => undecodable(with_reasons(&error)),
+    })
 }
 
 /// Whether a file begins as WAL or as one of the texts beside it. Asked only where custom filters are configured
@@ -58,21 +103,6 @@ fn looks_plain(start: &[u8]) -> bool {
     page || start.is_empty()
         || start.starts_with(b"START WAL")
         || start.first().is_some_and(u8::is_ascii_digit)
-}
-
-/// Whether these bytes begin an OpenPGP message as `gpg --encrypt` writes it: a public-key encrypted session key packet
-/// (tag 1, RFC 9580 section 4.2), in the old or the new packet format. No WAL page and no text begins so: the first
-/// byte has the highest bit set, and pages of the versions with such a magic byte have a version byte of 0xD0 or 0xD1
-/// after it, which as a length and version here does not occur.
-pub(super) fn is_encrypted(first: &[u8]) -> bool {
-    match *first {
-        // Old format: length in one or two bytes, then version 3.
-        [0x84, _, 3, ..] | [0x85, _, _, 3, ..] => true,
-        // New format: one-byte length, or two bytes from 192.
-        [0xC1, len, 3 | 6, ..] if len < 192 => true,
-        [0xC1, len, _, 3 | 6, ..] if (192..224).contains(&len) => true,
-        _ => false,
-    }
 }
 
 /// Why a file is not what its name says.
@@ -406,17 +436,5 @@ mod tests {
             backup_label(&name, b"START WAL LOCATION: 0/3000028 (file 000000010000000000000003)\n").is_err()
         );
         assert!(backup_label(&name, b"").is_err());
-    }
-
-    #[test]
-    fn encrypted_files_are_not_pages() {
-        assert!(is_encrypted(&[0x85, 0x01, 0x0c, 0x03, 0, 0, 0, 0, 0, 0]));
-        assert!(is_encrypted(&[0x84, 0x5e, 0x03, 0, 0, 0, 0, 0, 0, 0]));
-        for version_byte in [0xD0, 0xD1] {
-            for magic in 0..=255 {
-                assert!(!is_encrypted(&[magic, version_byte, 2, 0, 1, 0, 0, 0, 0, 0]), "{magic:02x}");
-            }
-        }
-        assert!(!is_encrypted(b"1\t0/30000"));
     }
 }

@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 
 use super::aside::{self, Kind};
 use super::layout::maker_of;
+use super::seal::{Out, cipher};
 use super::stored::{self, Clusters, Fault, Judge, damage, judge};
 use super::{Incoming, Shared, WalEntry, WalError, commits, temporary};
 use crate::codec::{Algorithm, FrameEncoder};
@@ -96,7 +97,7 @@ impl Drop for Seat<'_> {
 
 /// A packed copy under its temporary name, or why there is none.
 enum Packed {
-    Ready { file: Box<dyn DiskFile>, compression: Option<String>, times: String },
+    Ready { file: Box<dyn DiskFile>, form: Form, times: String },
     Unsound(Fault),
     Changed,
 }
@@ -142,8 +143,8 @@ impl Worker {
             if shared.disk.exists(&to)? {
                 return self.beside(shared, file, &source, &to, now);
             }
-            let (packed, compression, times) = match self.pack(shared, file, &source)? {
-                Packed::Ready { file, compression, times } => (file, compression, times),
+            let (packed, form, times) = match self.pack(shared, file, &source)? {
+                Packed::Ready { file, form, times } => (file, form, times),
                 Packed::Unsound(fault) => return refuse(shared, file, &source, fault, now),
                 Packed::Changed => return Ok(Outcome::Growing),
             };
@@ -151,7 +152,7 @@ impl Worker {
                 Err(e) if e.is_already_exists() => continue,
                 Err(e) => return Err(e.into()),
                 Ok(size) => {
-                    let entry = entry(file, &source, size, compression);
+                    let entry = entry(file, &source, size, form);
                     return Ok(Outcome::Published { entry, replaced: false, source, times });
                 }
             }
@@ -169,29 +170,36 @@ impl Worker {
         now: OffsetDateTime,
     ) -> Result<Outcome, WalError> {
         let published = match stored::open(shared, to) {
-            Ok(published) => published,
+            Ok(published) => Some(published),
             Err(WalError::Undecodable { reason, .. }) => {
                 let reason = format!("the archived file of that name cannot be compared: {reason}");
                 return conflict(shared, file, &reason, now);
             }
+            // Encrypted, and damaged before its first byte.
+            Err(WalError::Corrupt { .. }) => None,
             Err(e) => return Err(e),
         };
-        match self.same(shared, file, published.plain, to)? {
-            Compared::Same => return Ok(Outcome::Known { source: *source }),
-            Compared::SourceUnsound(fault) => return refuse(shared, file, source, fault, now),
-            Compared::Different => {}
+        if let Some(published) = published {
+            match self.same(shared, file, published.plain, to)? {
+                Compared::Same => return Ok(Outcome::Known { source: *source }),
+                Compared::SourceUnsound(fault) => return refuse(shared, file, source, fault, now),
+                Compared::Different => {}
+            }
         }
         if let Err(fault) =
             judge(shared, &file.name, Clusters::Present, &file.path, stored::open(shared, &file.path)?.plain)?
         {
             return refuse(shared, file, source, fault, now);
         }
-        let verdict = judge(shared, &file.name, Clusters::Known, to, stored::open(shared, to)?.plain)?;
+        let verdict = match stored::open(shared, to) {
+            Err(WalError::Corrupt { reason, .. }) => Err(Fault { reason, short: false }),
+            other => judge(shared, &file.name, Clusters::Known, to, other?.plain)?,
+        };
         let Err(fault) = verdict else {
             return conflict(shared, file, "another sound file of that name is archived", now);
         };
-        let (packed, compression, times) = match self.pack(shared, file, source)? {
-            Packed::Ready { file, compression, times } => (file, compression, times),
+        let (packed, form, times) = match self.pack(shared, file, source)? {
+            Packed::Ready { file, form, times } => (file, form, times),
             Packed::Unsound(fault) => return refuse(shared, file, source, fault, now),
             Packed::Changed => return Ok(Outcome::Growing),
         };
@@ -199,7 +207,7 @@ impl Worker {
             format!("it was archived but is not sound, and a sound one took its place: {}", fault.reason);
         aside::keep(shared, to, Kind::Unknown, &reason, now)?;
         let size = publish(shared, packed, to)?;
-        let entry = entry(file, source, size, compression);
+        let entry = entry(file, source, size, form);
         Ok(Outcome::Published { entry, replaced: true, source: *source, times })
     }
 
@@ -212,7 +220,7 @@ impl Worker {
     ) -> Result<Compared, WalError> {
         let mut new = match stored::open(shared, &file.path) {
             Ok(stored) => stored.plain,
-            Err(WalError::Undecodable { reason, .. }) => {
+            Err(WalError::Undecodable { reason, .. } | WalError::Corrupt { reason, .. }) => {
                 return Ok(Compared::SourceUnsound(Fault { reason, short: false }));
             }
             Err(e) => return Err(e),
@@ -245,7 +253,7 @@ impl Worker {
     fn pack(&mut self, shared: &Shared, file: &Incoming, source: &Stat) -> Result<Packed, WalError> {
         let stored = match stored::open(shared, &file.path) {
             Ok(stored) => stored,
-            Err(WalError::Undecodable { reason, .. }) => {
+            Err(WalError::Undecodable { reason, .. } | WalError::Corrupt { reason, .. }) => {
                 return Ok(Packed::Unsound(Fault { reason, short: false }));
             }
             Err(e) => return Err(e),
@@ -254,11 +262,17 @@ impl Worker {
         self.tidy(shared, &dir)?;
         let mut target = create(shared, &dir, &file.name)?;
         let path = target.path().to_owned();
-        let result = if stored.algorithm == Algorithm::None {
-            self.pack_plain(shared, file, source, stored.plain, &mut *target)
+        // What comes encrypted is stored as it is.
+        let cipher = cipher(shared, file).filter(|_| !stored.encrypted);
+        let mut out = Out::begin(&mut *target, cipher)?;
+        let encryption = cipher.map(|cipher| cipher.name().to_owned());
+        let encryption = if stored.encrypted { Some("gpg".to_owned()) } else { encryption };
+        let result = if stored.algorithm == Algorithm::None && !stored.encrypted {
+            self.pack_plain(shared, file, source, stored.plain, &mut out)
         } else {
-            self.copy_packed(shared, file, stored, &mut *target)
+            self.copy_packed(shared, file, stored, &mut out)
         };
+        let result = result.and_then(|verdict| out.finish(verdict.is_ok()).map(|()| verdict));
         let result = result.and_then(|verdict| {
             // What was read is one state of the file only if it did not change meanwhile.
             let now = shared.disk.stat(&file.path)?;
@@ -273,7 +287,9 @@ impl Worker {
             Ok(Some(verdict))
         });
         match result {
-            Ok(Some(Ok((compression, times)))) => Ok(Packed::Ready { file: target, compression, times }),
+            Ok(Some(Ok((compression, times)))) => {
+                Ok(Packed::Ready { file: target, form: Form { compression, encryption }, times })
+            }
             other => {
                 drop(target);
                 // The first error is the one that counts; what stays is found by `tidy`.
@@ -293,7 +309,7 @@ impl Worker {
         file: &Incoming,
         source: &Stat,
         mut plain: impl Read,
-        to: &mut dyn DiskFile,
+        to: &mut Out<'_>,
     ) -> Result<Result<Stored, Fault>, WalError> {
         let compression = shared.options.compression.as_ref();
         let whole = compression.is_some_and(|c| !c.compressor.concatenable());
@@ -345,7 +361,7 @@ impl Worker {
         shared: &Shared,
         file: &Incoming,
         stored: stored::Stored,
-        to: &mut dyn DiskFile,
+        to: &mut Out<'_>,
     ) -> Result<Result<Stored, Fault>, WalError> {
         if let Err(fault) = judge(shared, &file.name, Clusters::Present, &file.path, stored.plain)? {
             return Ok(Err(fault));
@@ -359,7 +375,8 @@ impl Worker {
             let n = fill(&mut raw, chunk).context("read", &file.path)?;
             if n == 0 {
                 // Its times are read when they are asked for.
-                return Ok(Ok((Some(stored.algorithm.to_string()), String::new())));
+                let packed = Some(stored.algorithm).filter(|algorithm| *algorithm != Algorithm::None);
+                return Ok(Ok((packed.map(|algorithm| algorithm.to_string()), String::new())));
             }
             to.put(chunk.get(..n).unwrap_or_default())?;
         }
@@ -417,8 +434,15 @@ enum Compared {
     SourceUnsound(Fault),
 }
 
-fn entry(file: &Incoming, source: &Stat, size: u64, compression: Option<String>) -> WalEntry {
-    WalEntry { name: file.name, size, mtime: source.mtime, compression, encryption: None, indexed: true }
+/// What the index records of a file's form.
+struct Form {
+    compression: Option<String>,
+    encryption: Option<String>,
+}
+
+fn entry(file: &Incoming, source: &Stat, size: u64, form: Form) -> WalEntry {
+    let Form { compression, encryption } = form;
+    WalEntry { name: file.name, size, mtime: source.mtime, compression, encryption, indexed: true }
 }
 
 /// Whether both are the same file in the same state.

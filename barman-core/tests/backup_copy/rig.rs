@@ -106,6 +106,7 @@ impl Rig {
             packing: None,
             incremental: None,
             server_packing: None,
+            encryption: None,
         };
         let begin = "1/0".parse().unwrap();
         let cancel = Cancel::new();
