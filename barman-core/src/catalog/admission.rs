@@ -223,7 +223,7 @@ impl Admission {
         settle()?;
         if info.status != status {
             info.status = status;
-            let _lock = self.shared.locks.catalog().map_err(CatalogError::from)?;
+            let _lock = self.shared.locks.catalog()?;
             facts::write(&self.shared, &info)?;
         }
         Ok(info)
