@@ -6,14 +6,17 @@ use std::process::Command;
 
 use barman_testkit::oracle::Barman;
 use barman_testkit::pg::{self, Cluster, StopMode, tool, verify_cluster};
-use barman_testkit::world::Run;
+use barman_testkit::world::{Run, World};
 use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::scene::{Scene, names};
 
 /// A server that can say which blocks changed.
 fn scene(major: u32) -> Scene {
-    let mut scene = Scene::new(major);
+    prepared(Scene::new(major))
+}
+
+fn prepared(mut scene: Scene) -> Scene {
     let conninfo = scene.cluster.conninfo();
     scene
         .world
@@ -537,7 +540,7 @@ fn i33_a_relation_of_two_files() {
     if pg::require(17).is_none() {
         return;
     }
-    let scene = scene(17);
+    let scene = prepared(Scene::within(World::new().unwrap(), 17));
     // 1 GB and a little, most of it a hole: PostgreSQL takes zero pages for empty ones.
     let path = scene.cluster.pgdata().join(scene.cluster.psql("SELECT pg_relation_filepath('t')").unwrap());
     scene.cluster.psql("CHECKPOINT").unwrap();

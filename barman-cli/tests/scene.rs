@@ -18,7 +18,11 @@ pub(crate) struct Scene {
 impl Scene {
     /// A local server (`backup_method = local-rsync`) with a tablespace and segments of 1 MiB (16 MiB before 11).
     pub(crate) fn new(major: u32) -> Scene {
-        let mut world = World::new().unwrap();
+        Scene::within(World::in_memory().unwrap(), major)
+    }
+
+    /// The same in a world of the caller's: on the disk, for what is large.
+    pub(crate) fn within(mut world: World, major: u32) -> Scene {
         let builder = Cluster::builder(major);
         let builder = if major >= 11 { builder.wal_segment_size_mb(1) } else { builder };
         let cluster =
@@ -54,8 +58,12 @@ impl Scene {
         self.world.barman(arguments).unwrap().ok().unwrap()
     }
 
-    /// The original command.
+    /// The original command. Its backups are named by the second and it looks at nobody else's: one that begins in the second of
+    /// another is written over it.
     pub(crate) fn theirs(&self, arguments: &[&str]) -> Run {
+        if arguments.contains(&"backup") {
+            std::thread::sleep(std::time::Duration::from_millis(1100));
+        }
         self.world.oracle(arguments).unwrap().ok().unwrap()
     }
 
