@@ -1,8 +1,8 @@
-//! [`Chain`]: an incremental backup with all that it builds on, read as if it were one full backup (I33), without a staging copy.
+//! [`Chain`]: an incremental backup with all that it builds on, read as if it were one full backup (I33), without a copy of it.
 //!
 //! Every file is one of the newest backup. A relation file that lies there as an incremental one is merged block by block, each
-//! block from the newest backup that has it, while all sources are read once and verified to their ends. That is what
-//! `pg_combinebackup` does (`src/bin/pg_combinebackup/reconstruct.c`).
+//! block from the newest backup that has it, while all sources are read once to their ends and verified where their checksums
+//! are known. That is what `pg_combinebackup` does (`src/bin/pg_combinebackup/reconstruct.c`), but for visibility maps.
 //!
 //! Where a backup of the chain lies packed, the chain is walked from the newest to the oldest; only the incremental files met on
 //! the way wait for their full file, in a nameless scratch file.
